@@ -71,6 +71,15 @@ reason_codes! {
 }
 
 impl ReasonCode {
+    /// What SUBACK says of a subscription at this maximum QoS.
+    pub fn granted(qos: crate::QoS) -> Self {
+        match qos {
+            crate::QoS::AtMostOnce => Self::Success,
+            crate::QoS::AtLeastOnce => Self::GrantedQoS1,
+            crate::QoS::ExactlyOnce => Self::GrantedQoS2,
+        }
+    }
+
     /// Codes from 0x80 on mean that what was asked did not happen (§2.4).
     pub fn is_error(self) -> bool {
         self as u8 >= 0x80

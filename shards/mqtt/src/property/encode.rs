@@ -108,6 +108,19 @@ impl ReasonProperties<'_> {
     }
 }
 
+impl MessageProperties<'_> {
+    /// Whether there is nothing to forward: always so before version 5.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.payload_is_utf8.is_none()
+            && self.expiry_s.is_none()
+            && self.content_type.is_none()
+            && self.response_topic.is_none()
+            && self.correlation_data.is_none()
+            && self.user.is_empty()
+    }
+}
+
 impl SubscribeProperties<'_> {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         if let Some(id) = self.subscription_id {
