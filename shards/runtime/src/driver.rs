@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use octopus_engine::{
-    ConnectionId, Envelope, Input, Instant, ListenerId, LostCause, Origin, OutBuffer, Output, Peer,
+    ConnectionId, Envelope, Input, Instant, ListenerId, LostCause, Remote, OutBuffer, Output, Peer,
     ShardId,
 };
 use octopus_mqtt::ReasonCode;
@@ -217,8 +217,8 @@ impl<S: Service> Driver<S> {
     fn open(&mut self, socket: OwnedFd, listener: ListenerId, unread: &[u8]) {
         let address = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket());
         let id = self.connections.insert(socket, listener);
-        let origin = Origin { listener, address, certificate: None };
-        self.service.handle(Input::Opened { connection: id, origin }, self.now);
+        let remote = Remote { listener, address, certificate: None };
+        self.service.handle(Input::Opened { connection: id, remote }, self.now);
         if !unread.is_empty() {
             let input = Input::Received { connection: id, bytes: unread };
             self.service.handle(input, self.now);

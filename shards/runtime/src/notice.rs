@@ -30,11 +30,11 @@ pub(crate) fn log(shard: ShardId, notice: &Notice) {
         }
         Notice::Disconnected { client, address, reason } => {
             let address = address.as_ref().map(tracing::field::display);
-            info!(shard, %client, address, reason = %Reason(*reason), "disconnected");
+            info!(shard, %client, address, reason = %Reason(reason), "disconnected");
         }
         Notice::Refused { client, address, reason } => {
             let address = address.as_ref().map(tracing::field::display);
-            info!(shard, client = client.as_deref(), address, reason = %Reason(*reason), "refused");
+            info!(shard, client = client.as_deref(), address, reason = %Reason(reason), "refused");
         }
         Notice::Dropped { client, reason, more, .. } => {
             warn!(shard, %client, ?reason, more, "message dropped");
@@ -43,9 +43,9 @@ pub(crate) fn log(shard: ShardId, notice: &Notice) {
 }
 
 /// A `DisconnectReason` in words.
-struct Reason(DisconnectReason);
+struct Reason<'a>(&'a DisconnectReason);
 
-impl std::fmt::Display for Reason {
+impl std::fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             DisconnectReason::ByClient(code) => write!(f, "client: {}", code.name()),
@@ -65,9 +65,9 @@ mod tests {
 
     #[test]
     fn a_reason_reads_as_words() {
-        let reason = DisconnectReason::ByServer(ReasonCode::Success, "takeover");
-        assert_eq!(Reason(reason).to_string(), "server: Success (takeover)");
+        let reason = DisconnectReason::ByServer(ReasonCode::Success, "takeover".into());
+        assert_eq!(Reason(&reason).to_string(), "server: Success (takeover)");
         let reason = DisconnectReason::Lost(LostCause::ClosedByPeer);
-        assert_eq!(Reason(reason).to_string(), "closed by peer");
+        assert_eq!(Reason(&reason).to_string(), "closed by peer");
     }
 }
