@@ -10,4 +10,3 @@ pub mod greeting;
 pub mod log;
 pub mod node;
 pub mod signals;
-mod stand_in;

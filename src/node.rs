@@ -5,12 +5,9 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
-use octopus_engine::{ListenerId, Shard, ShardConfig};
+use octopus_engine::{ListenerId, Pick, Shard, ShardConfig};
 
-use crate::{
-    config::{Config, Listener, Shards, Storage, limits_per_shard},
-    stand_in as octopus_runtime,
-};
+use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
 
 pub use octopus_runtime::{Node, ShardFailed};
 
@@ -59,7 +56,8 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
     let limits = config.limits.clone();
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
-        Shard::new(ShardConfig { id, shards, limits, seed })
+        let shared_pick = Pick::default();
+        Shard::new(ShardConfig { id, shards, limits, seed, authenticate: false, shared_pick })
     };
     Ok(octopus_runtime::start(&node_config(config)?, make)?)
 }
