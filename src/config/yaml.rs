@@ -3,14 +3,14 @@
 //! Two things the parsing library does not give are made here. Text: a value is handed on as it
 //! was written (`0x10`, `1e3` and `on` may be passwords), so a scalar whose name is known is
 //! asked for as text, not as whatever it looks like. Lines: only errors carry a place, so
-//! [`YamlFile::line_of`] walks the file again to the key in question and fails there on
-//! purpose. It is exact for every form YAML has, and costs one walk per line that is printed.
+//! `line` walks the file again to the key in question and fails there on purpose.
+//! That is exact for every form YAML has, and costs one walk per line that is printed.
+
+mod line;
 
 use std::{fmt, fs, path::Path};
 
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::error::ConfigError;
 
@@ -112,16 +112,10 @@ impl YamlFile {
     /// The place of `path`'s key: `name:line`.
     pub(super) fn place(&self, path: &[Step]) -> String {
         let keys = path.iter().rposition(|step| matches!(step, Step::Key(_))).map_or(0, |i| i + 1);
-        match self.line_of(&path[..keys]) {
+        match line::line_of(&self.text, &path[..keys]) {
             Some(line) => format!("{}:{line}", self.name),
             None => self.name.clone(),
         }
-    }
-
-    fn line_of(&self, path: &[Step]) -> Option<usize> {
-        let document = serde_yaml::Deserializer::from_str(&self.text).next()?;
-        let error = Probe { path }.deserialize(document).err()?;
-        error.location().map(|location| location.line())
     }
 
     fn is_blank(&self) -> bool {
@@ -322,82 +316,6 @@ impl<'de> Visitor<'de> for Text<'_> {
             items.extend(item);
         }
         Ok(Some(items.join(",")))
-    }
-}
-
-/// Walks down `path` and fails at its last step, so that the error tells the line.
-struct Probe<'a> {
-    path: &'a [Step],
-}
-
-impl<'de> DeserializeSeed<'de> for Probe<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, document: D) -> Result<(), D::Error> {
-        document.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Probe<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the path")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((Step::Key(wanted), rest)) = self.path.split_first() else {
-            return Err(A::Error::custom("here"));
-        };
-        while let Some(found) = map.next_key_seed(KeyProbe { wanted, last: rest.is_empty() })? {
-            if found {
-                map.next_value_seed(Probe { path: rest })?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Some((Step::Index(wanted), rest)) = self.path.split_first() else {
-            return Err(A::Error::custom("here"));
-        };
-        for _ in 0..*wanted {
-            list.next_element::<IgnoredAny>()?;
-        }
-        list.next_element_seed(Probe { path: rest })?;
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-}
-
-/// Whether a key is the `wanted` one; an error at it, if the path ends there.
-struct KeyProbe<'a> {
-    wanted: &'a str,
-    last: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for KeyProbe<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<bool, D::Error> {
-        key.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeyProbe<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<bool, E> {
-        match key == self.wanted {
-            true if self.last => Err(E::custom("here")),
-            found => Ok(found),
-        }
     }
 }
 
