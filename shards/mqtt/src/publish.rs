@@ -33,7 +33,10 @@ pub fn decode_publish<'a>(
     if first & QOS == QOS {
         return Err(DecodeError::QoS3);
     }
-    let topic = reader.binary()?;
+    let topic = match reader.binary()? {
+        [] if version == Version::V5 => None,
+        name => Some(TopicName::decode(name)?),
+    };
     let delivery = match (first & QOS) >> QOS_SHIFT {
         // Version 3.1 gives DUP no meaning here and does not forbid it.
         0 if dup && version > Version::V3_1 => return Err(DecodeError::DupWithQoS0),
@@ -41,18 +44,19 @@ pub fn decode_publish<'a>(
         1 => Delivery::AtLeastOnce(reader.packet_id()?),
         _ => Delivery::ExactlyOnce(reader.packet_id()?),
     };
-    let properties = match version {
-        Version::V5 => PublishProperties::decode(reader.section()?)?,
-        _ => PublishProperties::default(),
-    };
-    let topic = if topic.is_empty() && version == Version::V5 {
-        properties.topic_alias.ok_or(DecodeError::NeitherTopicNorAlias)?;
-        None
-    } else {
-        Some(TopicName::decode(topic)?)
-    };
+    let section = if version == Version::V5 { reader.section()? } else { &[] };
     let retain = first & RETAIN != 0;
-    Ok(Publish { dup, retain, delivery, topic, properties, payload: reader.rest() })
+    let payload = reader.rest();
+    // The properties are wide: without any, they are written straight into the result.
+    if section.is_empty() && topic.is_some() {
+        let properties = PublishProperties::default();
+        return Ok(Publish { dup, retain, delivery, topic, properties, payload });
+    }
+    let properties = PublishProperties::decode(section)?;
+    if topic.is_none() && properties.topic_alias.is_none() {
+        return Err(DecodeError::NeitherTopicNorAlias);
+    }
+    Ok(Publish { dup, retain, delivery, topic, properties, payload })
 }
 
 /// The flags of a PUBLISH (§3.3.1): the lower half of its first byte.
@@ -77,7 +81,9 @@ impl Publish<'_> {
         self.head(properties_len).put(out, self.payload.len());
         if let Some(len) = properties_len {
             put_variable(out, len as u32);
-            self.properties.encode(out);
+            if len > 0 {
+                self.properties.encode(out);
+            }
         }
         out.extend_from_slice(self.payload);
     }
@@ -155,7 +161,9 @@ pub fn encode_publish_raw(
     let len = properties.encoded_len();
     let offset = Head { flags, topic, packet_id, properties_len: Some(len) }.put(out, payload_len);
     put_variable(out, len as u32);
-    properties.encode(out);
+    if len > 0 {
+        properties.encode(out);
+    }
     if packet_id.is_some() { offset } else { out.len() }
 }
 

@@ -113,12 +113,7 @@ impl<'a> MessageProperties<'a> {
 }
 
 impl<'a> PublishProperties<'a> {
-    #[inline]
     pub(crate) fn decode(section: &'a [u8]) -> Result<Self, DecodeError> {
-        if section.is_empty() { Ok(Self::default()) } else { Self::decode_some(section) }
-    }
-
-    fn decode_some(section: &'a [u8]) -> Result<Self, DecodeError> {
         let mut all = Self::default();
         each(section, |p, value| match p {
             P::TopicAlias => {

@@ -71,6 +71,7 @@ impl MessageProperties<'_> {
     }
 
     /// Bytes that [`Self::encode`] appends.
+    #[inline]
     pub fn encoded_len(&self) -> usize {
         let text = |text: Option<&str>| text.map_or(0, |text| 1 + text_len(text));
         self.payload_is_utf8.map_or(0, |_| 2)
@@ -89,6 +90,7 @@ impl PublishProperties<'_> {
         self.subscription_ids.encode(out);
     }
 
+    #[inline]
     pub(crate) fn encoded_len(&self) -> usize {
         self.message.encoded_len()
             + self.topic_alias.map_or(0, |_| 3)
@@ -167,6 +169,7 @@ impl UserProperties<'_> {
         }
     }
 
+    #[inline]
     fn encoded_len(&self) -> usize {
         match *self {
             Self::Wire(section) => {
@@ -184,6 +187,7 @@ impl SubscriptionIds<'_> {
         self.iter().for_each(|id| put_subscription_id(out, id));
     }
 
+    #[inline]
     fn encoded_len(&self) -> usize {
         self.iter().map(subscription_id_len).sum()
     }
