@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use octopus_mqtt::{QoS, Version};
 
+use crate::compare::CompareOptions;
+
 /// Load generator for MQTT brokers: many clients, little CPU, every message checked.
 ///
 /// Each run is bounded in time and ends by itself. The exit code is 1 if a promise was broken:
@@ -43,12 +45,14 @@ pub(crate) enum Command {
     Idle(IdleOptions),
     /// Publish retained messages, then time their replay to one new subscription
     Retained(RetainedOptions),
+    /// Run brokers interleaved on the same loads and print their ratios
+    Compare(CompareOptions),
 }
 
 impl Command {
-    /// The options every load has.
-    pub(crate) fn common(&self) -> &Common {
-        match self {
+    /// The options every load has; `None` for `compare`.
+    pub(crate) fn common(&self) -> Option<&Common> {
+        Some(match self {
             Self::Conn(o) | Self::Storm(o) => &o.common,
             Self::Sub(o) => &o.clients.common,
             Self::Pub(o) => &o.load.clients.common,
@@ -58,7 +62,8 @@ impl Command {
             Self::Shared(o) => &o.common,
             Self::Idle(o) => &o.load.clients.common,
             Self::Retained(o) => &o.common,
-        }
+            Self::Compare(_) => return None,
+        })
     }
 }
 

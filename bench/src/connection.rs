@@ -216,6 +216,7 @@ impl Connection {
     fn become_ready(&mut self, context: &mut Context) {
         if context.plan.replay.is_none() || self.state == State::AwaitConnAck {
             context.ready += 1;
+            context.stats.last_ready_ns = context.now;
         }
         self.state = State::Ready;
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod compare;
 mod connection;
 mod net;
 mod order;
@@ -42,7 +43,10 @@ fn main() -> ExitCode {
 
 /// Runs the command; `false` if a promise was broken.
 fn execute(command: &Command) -> io::Result<bool> {
-    let json = command.common().run.json;
+    if let Command::Compare(options) = command {
+        return compare::compare(options);
+    }
+    let json = command.common().is_some_and(|common| common.run.json);
     let mut kept = true;
     for plan in Plan::of(command)? {
         let outcome = run::run(plan, &mut |_| {})?;

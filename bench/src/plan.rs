@@ -77,7 +77,7 @@ pub(crate) enum Spread {
 }
 
 impl Plan {
-    /// The runs of a sub-command, in order.
+    /// The runs of a sub-command, in order; none for `compare`, which makes its own.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -106,6 +106,7 @@ impl Plan {
             Command::Shared(o) => Self::shared(o)?,
             Command::Idle(o) => Self::idle(o)?,
             Command::Retained(o) => return Self::retained(o),
+            Command::Compare(_) => return Ok(Vec::new()),
         }])
     }
 

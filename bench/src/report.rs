@@ -13,8 +13,10 @@ use crate::{
 /// What the coordinator saw of a run while measuring.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured {
-    /// From the first connect until the last client was ready.
-    pub connecting: Duration,
+    /// When the first connect was made; ns of the monotonic clock.
+    pub connect_start_ns: u64,
+    /// CPU time of the generator until all clients were ready.
+    pub connect_cpu_ns: u64,
     /// Length of the measurement.
     pub elapsed: Duration,
     /// When it began; ns of the monotonic clock.
@@ -70,6 +72,7 @@ pub(crate) struct Outcome {
     /// CPU of the generator per message received, or sent where nothing is received here.
     pub load_cpu_us_per_message: Option<f64>,
     /// Part of its threads' time the generator was busy, 0 to 1: near 1 it was the bottleneck.
+    /// While measuring, or while connecting if nothing else was done.
     pub load_busy: f64,
     /// Promises that were not kept; empty is a pass.
     pub broken: Vec<String>,
@@ -80,7 +83,7 @@ impl Outcome {
         let measured_s = measured_s(plan, measured, stats);
         let connect = stats.connect.summary();
         let connected = connect.map_or(0, |connect| connect.count);
-        let connect_s = measured.connecting.as_secs_f64();
+        let connect_s = stats.last_ready_ns.saturating_sub(measured.connect_start_ns) as f64 / 1e9;
         let messages = if measured.received > 0 { measured.received } else { measured.sent };
         let busy_s = measured.load_cpu_ns as f64 / 1e9;
         let mut outcome = Self {
@@ -114,7 +117,7 @@ impl Outcome {
             unacknowledged: stats.unacknowledged,
             errors: stats.errors.clone(),
             load_cpu_us_per_message: (messages > 0).then(|| busy_s * 1e6 / messages as f64),
-            load_busy: busy_s / (measured.elapsed.as_secs_f64().max(1e-9) * plan.threads as f64),
+            load_busy: load_busy(plan, measured, connect_s),
             broken: Vec::new(),
         };
         outcome.broken = outcome.broken_promises(plan);
@@ -146,6 +149,15 @@ impl Outcome {
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("plain numbers and texts")
     }
+}
+
+fn load_busy(plan: &Plan, measured: &Measured, connect_s: f64) -> f64 {
+    let (cpu_ns, seconds) = if plan.duration.is_zero() {
+        (measured.connect_cpu_ns, connect_s)
+    } else {
+        (measured.load_cpu_ns, measured.elapsed.as_secs_f64())
+    };
+    cpu_ns as f64 / 1e9 / (seconds.max(1e-9) * plan.threads as f64)
 }
 
 /// A replay ends with its last message, not when we noticed that it had.

@@ -48,6 +48,7 @@ pub(crate) fn run(plan: Plan, observe: &mut dyn FnMut(Mark)) -> io::Result<Outco
     }
     let plan = Arc::new(plan);
     let shared = Arc::new(Shared::new(&plan));
+    let coordinator = Coordinator::new(&plan, &shared);
     let mut threads = Vec::new();
     for number in 0..plan.threads {
         let (plan, shared) = (Arc::clone(&plan), Arc::clone(&shared));
@@ -58,7 +59,7 @@ pub(crate) fn run(plan: Plan, observe: &mut dyn FnMut(Mark)) -> io::Result<Outco
             Worker::new(&plan, &shared, number)?.run()
         })?);
     }
-    let measured = Coordinator::new(&plan, &shared).conduct(observe);
+    let measured = coordinator.conduct(observe);
     let mut stats = Stats::new();
     for thread in threads {
         stats.merge(thread.join().map_err(|_| io::Error::other("a load thread panicked"))??);
@@ -72,6 +73,8 @@ struct Coordinator<'a> {
     shown_at: Instant,
     shown: Totals,
     shows: bool,
+    start_ns: u64,
+    cpu_before_ns: u64,
 }
 
 /// Sums over all threads.
@@ -87,14 +90,20 @@ struct Totals {
 
 impl<'a> Coordinator<'a> {
     fn new(plan: &'a Plan, shared: &'a Shared) -> Self {
-        let shows = !plan.quiet && io::stderr().is_terminal();
-        Self { plan, shared, shown_at: Instant::now(), shown: Totals::default(), shows }
+        Self {
+            plan,
+            shared,
+            shown_at: Instant::now(),
+            shown: Totals::default(),
+            shows: !plan.quiet && io::stderr().is_terminal(),
+            start_ns: system::now_ns(),
+            cpu_before_ns: system::own_cpu_ns(),
+        }
     }
 
     fn conduct(mut self, observe: &mut dyn FnMut(Mark)) -> Measured {
-        let started = Instant::now();
         self.wait_connected();
-        let connecting = started.elapsed();
+        let connect_cpu_ns = system::own_cpu_ns() - self.cpu_before_ns;
         observe(Mark::Connected);
         if !self.plan.warmup.is_zero() {
             self.shared.enter(Phase::Warmup);
@@ -115,7 +124,8 @@ impl<'a> Coordinator<'a> {
         self.shared.enter(Phase::Stop);
         self.clear_line();
         Measured {
-            connecting,
+            connect_start_ns: self.start_ns,
+            connect_cpu_ns,
             elapsed,
             start_ns,
             sent: after.sent - before.sent,

@@ -74,6 +74,8 @@ pub(crate) struct Stats {
     pub foreign: u64,
     /// Messages published above QoS 0 whose acknowledgement never came.
     pub unacknowledged: u64,
+    /// When the last client was ready; ns of the monotonic clock.
+    pub last_ready_ns: u64,
     /// When the last message came; ns of the monotonic clock.
     pub last_received_ns: u64,
     /// What went wrong, and how often.
@@ -95,6 +97,7 @@ impl Stats {
             missing: 0,
             foreign: 0,
             unacknowledged: 0,
+            last_ready_ns: 0,
             last_received_ns: 0,
             errors: BTreeMap::new(),
             seen: Vec::new(),
@@ -118,6 +121,7 @@ impl Stats {
         self.missing += other.missing;
         self.foreign += other.foreign;
         self.unacknowledged += other.unacknowledged;
+        self.last_ready_ns = self.last_ready_ns.max(other.last_ready_ns);
         self.last_received_ns = self.last_received_ns.max(other.last_received_ns);
         for (what, count) in other.errors {
             *self.errors.entry(what).or_default() += count;
