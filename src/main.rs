@@ -13,7 +13,7 @@ use octopus::{
     cli::{self, Command, Invocation},
     config::{self, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
-    log,
+    hub, log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
 };
@@ -63,7 +63,9 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
-        let node = node::start(config)?;
+        let mut node = node::start(config)?;
+        let (_hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
+        tokio::spawn(hub_task.run());
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
         run_until_stopped(node, signals).await
     });

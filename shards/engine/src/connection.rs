@@ -71,9 +71,6 @@ pub(crate) struct Extras {
     pub(crate) aliases_out: HashMap<Box<str>, u16>,
     /// How many of those the client allows.
     pub(crate) alias_out_max: u16,
-    /// Request Problem Information was 0: Reason Strings only in CONNACK and DISCONNECT
-    /// [MQTT-3.1.2-29].
-    pub(crate) no_problem_information: bool,
     /// The Authentication Method of CONNECT, for re-authentication.
     pub(crate) method: Option<Box<str>>,
     /// A re-authentication is under way.
@@ -143,12 +140,6 @@ impl Connection {
         let was_paused = self.paused != 0;
         self.paused &= !(why as u8);
         was_paused && self.paused == 0
-    }
-
-    /// Whether acknowledgements to this client may carry a Reason String [MQTT-3.1.2-29].
-    pub(crate) fn wants_problem_information(&self) -> bool {
-        self.version == Version::V5
-            && self.extras.as_ref().is_none_or(|extras| !extras.no_problem_information)
     }
 }
 

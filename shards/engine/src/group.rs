@@ -100,12 +100,12 @@ impl Group {
             online.map(|(index, _)| index).nth(n)
         };
         let index = match how {
-            Pick::RoundRobin => self.from_turn()?,
-            Pick::Sticky => self.from_turn()?,
+            Pick::RoundRobin => self.next_online()?,
+            Pick::Sticky => self.next_online()?,
             Pick::Random => nth_online((random.next() % online as u64) as usize)?,
             Pick::Publisher => nth_online((publisher % online as u64) as usize)?,
             Pick::LeastInflight => {
-                let first = self.from_turn()?;
+                let first = self.next_online()?;
                 let count = self.members.len();
                 let after_turn = |index: usize| (index + count - first) % count;
                 let online = self.members.iter().enumerate().filter(|(_, e)| is_online(e));
@@ -117,7 +117,7 @@ impl Group {
     }
 
     /// The first online member from `turn` on, around the end.
-    fn from_turn(&self) -> Option<usize> {
+    fn next_online(&self) -> Option<usize> {
         let count = self.members.len();
         (0..count)
             .map(|step| (self.turn + step) % count)
@@ -222,7 +222,7 @@ impl Shard {
     fn release_held(&mut self, key: &str) {
         let Some(id) = self.groups.find(key) else { return };
         let Some(group) = self.groups.get_mut(id) else { return };
-        if group.held.is_empty() || group.from_turn().is_none() {
+        if group.held.is_empty() || group.next_online().is_none() {
             return;
         }
         let held = std::mem::take(&mut group.held);

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use octopus_engine::{
-    ConnectionId, Envelope, Input, Instant, ListenerId, LostCause, Remote, OutBuffer, Output, Peer,
+    ConnectionId, Envelope, Input, Instant, ListenerId, LostCause, OutBuffer, Output, Peer, Remote,
     ShardId,
 };
 use octopus_mqtt::ReasonCode;

@@ -29,7 +29,7 @@ pub use mesh::BACKLOG_MAX;
 pub use node::{Node, NodeConfig, ShardFailed, Tuning, start};
 /// The vocabulary of a [`Service`].
 pub use octopus_engine::{
-    ConnectionId, Input, Instant, ListenerId, LostCause, Remote, OutBuffer, Output, ShardId,
+    ConnectionId, Input, Instant, ListenerId, LostCause, OutBuffer, Output, Remote, ShardId,
 };
 pub use preflight::{StartError, preflight};
 pub use service::Service;

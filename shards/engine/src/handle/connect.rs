@@ -289,14 +289,12 @@ fn note_extras(connection: &mut Connection, connect: &Connect<'_>, alias_out_max
     }
     let properties = &connect.properties;
     let alias_out_max = properties.topic_alias_max.unwrap_or(0).min(alias_out_max);
-    let no_problem_information = properties.request_problem_information == Some(false);
     let session_expiry_was_zero = properties.session_expiry_s.unwrap_or(0) == 0;
     let method: Option<Box<str>> = properties.authentication_method.map(Into::into);
     connection.is_expiry_fixed = session_expiry_was_zero;
-    if alias_out_max > 0 || no_problem_information || method.is_some() {
+    if alias_out_max > 0 || method.is_some() {
         let extras = connection.extras();
         extras.alias_out_max = alias_out_max;
-        extras.no_problem_information = no_problem_information;
         extras.method = method;
     }
 }
