@@ -56,8 +56,16 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
     let limits = config.limits.clone();
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
-        let shared_pick = Pick::default();
-        Shard::new(ShardConfig { id, shards, limits, seed, authenticate: false, shared_pick })
+        Shard::new(ShardConfig {
+            id,
+            shards,
+            limits,
+            seed,
+            authenticate: false,
+            server_reference: None,
+            response_information: None,
+            shared_pick: Pick::default(),
+        })
     };
     Ok(octopus_runtime::start(&node_config(config)?, make)?)
 }

@@ -31,6 +31,9 @@ pub(crate) enum Origin {
     Node,
 }
 
+/// Why there is a free Packet Identifier whenever a message may be sent.
+const QUOTA_LEAVES_IDS: &str = "a message is sent only while fewer than 65,535 are in flight";
+
 /// What becomes of one delivery.
 enum Way {
     Send,
@@ -264,10 +267,7 @@ impl Shard {
         }
         let packet_id = match qos {
             QoS::AtMostOnce => None,
-            _ => match session.deliveries().next_packet_id() {
-                Some(id) => Some(id),
-                None => return,
-            },
+            _ => Some(session.deliveries().next_packet_id().expect(QUOTA_LEAVES_IDS)),
         };
         lend(connection, &mut self.spare);
         template.append_to(connection, packet_id);
@@ -294,7 +294,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let packet_id = match qos {
             QoS::AtMostOnce => None,
-            _ => session.deliveries().next_packet_id(),
+            _ => Some(session.deliveries().next_packet_id().expect(QUOTA_LEAVES_IDS)),
         };
         if !self.write_publish(id, &item, packet_id, false) {
             return self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());

@@ -37,6 +37,11 @@ pub struct ShardConfig {
     pub seed: u64,
     /// Ask the hub before a client may connect.
     pub authenticate: bool,
+    /// Where version 5 clients are sent when the node stops (Server Reference).
+    pub server_reference: Option<Box<str>>,
+    /// What clients that ask for Response Information get: the beginning of the topics they
+    /// may use for responses.
+    pub response_information: Option<Box<str>>,
     /// How a shared group picks the member that gets a message.
     pub shared_pick: crate::group::Pick,
 }
@@ -448,9 +453,13 @@ impl Shard {
 
     fn stop(&mut self, reason: ReasonCode) {
         self.is_stopping = true;
+        let refusal = match self.config.server_reference {
+            Some(_) => Refusal::Told(ReasonCode::UseAnotherServer),
+            None => Refusal::Told(reason),
+        };
         for id in self.connections.ids() {
             self.keep_will_unsent(id);
-            self.refuse(id, Refusal::Told(reason));
+            self.refuse(id, refusal);
         }
     }
 

@@ -230,6 +230,8 @@ impl Shard {
         let expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
         let granted_s = self.capped_expiry(expiry_s);
         let keep_alive_s = granted_keep_alive(connect, limits.keep_alive_max_s);
+        let asks = connect.properties.request_response_information == Some(true);
+        let response_information = self.config.response_information.clone().filter(|_| asks);
         let properties = ConnAckProperties {
             session_expiry_s: (granted_s != expiry_s).then_some(granted_s),
             receive_max: std::num::NonZeroU16::new(limits.receive_max),
@@ -239,6 +241,7 @@ impl Shard {
             assigned_client_id,
             topic_alias_max: (limits.topic_alias_max > 0).then_some(limits.topic_alias_max),
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            response_information: response_information.as_deref(),
             authentication_method: connect.properties.authentication_method,
             authentication_data,
             ..ConnAckProperties::default()

@@ -83,16 +83,18 @@ impl Shard {
     fn write_disconnect(&mut self, id: ConnectionId, reason: ReasonCode, text: &str) {
         let Some(connection) = self.connections.get(id) else { return };
         let size_max = connection.packet_size_max as usize;
+        let reference = self.config.server_reference.clone();
         let Some(out) = self.out(id) else { return };
         let start = out.len();
-        let properties =
-            DisconnectProperties { reason_string: Some(text), ..DisconnectProperties::default() };
+        let server_reference =
+            reference.as_deref().filter(|_| reason == ReasonCode::UseAnotherServer);
+        let plain = DisconnectProperties { server_reference, ..DisconnectProperties::default() };
+        let properties = DisconnectProperties { reason_string: Some(text), ..plain.clone() };
         Disconnect { reason, properties }.encode(Version::V5, out);
         if out.len() - start > size_max {
             // A Reason String that makes the packet too large is left out [MQTT-3.14.2-3].
             out.truncate(start);
-            Disconnect { reason, properties: DisconnectProperties::default() }
-                .encode(Version::V5, out);
+            Disconnect { reason, properties: plain }.encode(Version::V5, out);
         }
     }
 
