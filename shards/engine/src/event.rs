@@ -1,5 +1,6 @@
 //! All that can go into a shard and come out of it.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use octopus_mqtt::{ReasonCode, Version};
@@ -37,7 +38,7 @@ pub struct ListenerId(pub u16);
 
 /// Where a connection comes from, as the outermost trusted layer told it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct Remote {
     pub listener: ListenerId,
     /// The client's address; `None` on a Unix socket.
     pub address: Option<SocketAddr>,
@@ -50,7 +51,7 @@ pub struct Origin {
 pub enum Input<'a> {
     /// A connection begins here: accepted by this shard, or handed over by another one, in
     /// which case its unread bytes follow as `Received`.
-    Opened { connection: ConnectionId, origin: Origin },
+    Opened { connection: ConnectionId, remote: Remote },
     /// Bytes arrived. The slice is lent for the call only.
     Received { connection: ConnectionId, bytes: &'a [u8] },
     /// The kernel took all bytes of the last `Output::Write`; its buffer comes back for reuse.
@@ -178,11 +179,11 @@ pub enum Notice {
 }
 
 /// Why a connection ended, in a form to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DisconnectReason {
     /// The client sent DISCONNECT.
     ByClient(ReasonCode),
     /// We ended it, and this is why.
-    ByServer(ReasonCode, &'static str),
+    ByServer(ReasonCode, Cow<'static, str>),
     Lost(LostCause),
 }

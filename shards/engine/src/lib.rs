@@ -10,14 +10,40 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used)]
 
+mod acl;
+mod barrier;
+mod connection;
 mod envelope;
 mod event;
+mod filter_index;
+mod group;
+mod handle;
+mod interest;
 mod limits;
 mod message;
+mod refusal;
+mod replay;
+mod retained;
+mod route;
+mod session;
 mod shard;
+mod stats;
+mod subscriptions;
+mod template;
+#[cfg(test)]
+mod testing;
+mod timer;
+mod will;
 
+pub use acl::{Acl, Action, Rule, Verdict};
 pub use envelope::*;
 pub use event::*;
+pub use group::Pick;
+pub use interest::*;
 pub use limits::*;
-pub use message::*;
-pub use shard::{Shard, ShardConfig};
+pub use message::{Dropped, Message};
+pub use retained::*;
+pub use shard::{Shard, ShardConfig, home_shard};
+pub use stats::{Ledger, Stats};
+pub use subscriptions::*;
+pub use timer::*;

@@ -1,31 +1,277 @@
 //! The Application Message as it is routed: immutable, shared by reference count.
+//!
+//! Two forms. A [`Parcel`] borrows from the PUBLISH it came in and costs nothing; a
+//! [`Message`] owns its bytes and can wait in queues and cross to other shards. A parcel
+//! becomes a message when the first of its destinations needs one, so a QoS 0 message
+//! between clients of one shard is never allocated.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use octopus_mqtt::{MessageProperties, QoS, TopicName};
+
+use crate::Instant;
+
 /// An Application Message. Cloning it is one reference count.
 #[derive(Clone, Debug)]
-pub struct Message(pub(crate) Arc<()>);
+pub struct Message(Arc<Inner>);
 
-/// Why a message did not reach a subscriber. Every drop is counted under one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Dropped {
+#[derive(Debug)]
+struct Inner {
+    topic: Box<str>,
+    /// Encoded properties to forward (without the expiry), then the payload.
+    body: Bytes,
+    properties_len: u32,
+    qos: QoS,
+    retain: bool,
+    expires_at: Option<Instant>,
+    received_at: Instant,
+    publisher: u64,
+}
+
+impl Message {
+    /// Builds a message of the node's own (`$SYS`, wills, tests).
+    ///
+    /// - `now`: when it was received; its Message Expiry Interval counts from here.
+    pub fn new(
+        topic: TopicName<'_>,
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+        properties: &MessageProperties<'_>,
+        now: Instant,
+    ) -> Self {
+        let mut encoded = Vec::new();
+        properties.encode_without_expiry(&mut encoded);
+        Self(Arc::new(Inner {
+            topic: topic.as_str().into(),
+            properties_len: encoded.len() as u32,
+            body: join(&encoded, payload),
+            qos,
+            retain,
+            expires_at: expiry(properties.expiry_s, now),
+            received_at: now,
+            publisher: 0,
+        }))
+    }
+
+    pub fn topic(&self) -> TopicName<'_> {
+        TopicName::assume_valid(&self.0.topic)
+    }
+
+    pub fn payload(&self) -> &[u8] {
+        &self.0.body[self.0.properties_len as usize..]
+    }
+
+    /// The payload, shared with this message.
+    pub fn payload_shared(&self) -> Bytes {
+        self.0.body.slice(self.0.properties_len as usize..)
+    }
+
+    /// Encoded version 5 properties to forward, without the Message Expiry Interval.
+    pub fn properties(&self) -> &[u8] {
+        &self.0.body[..self.0.properties_len as usize]
+    }
+
+    pub fn qos(&self) -> QoS {
+        self.0.qos
+    }
+
+    /// The RETAIN flag it was published with.
+    pub fn retain(&self) -> bool {
+        self.0.retain
+    }
+
+    /// When its Message Expiry Interval is over (§3.3.2.3.3).
+    pub fn expires_at(&self) -> Option<Instant> {
+        self.0.expires_at
+    }
+
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.0.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// When this node took it in.
+    pub fn received_at(&self) -> Instant {
+        self.0.received_at
+    }
+
+    /// Topic plus payload, the size limits are counted in.
+    pub fn size(&self) -> usize {
+        self.0.topic.len() + self.payload().len()
+    }
+
+    /// What the next hop needs; borrows from this message.
+    pub(crate) fn parcel(&self) -> Parcel<'_> {
+        Parcel {
+            topic: self.topic(),
+            payload: self.payload(),
+            qos: self.0.qos,
+            retain: self.0.retain,
+            properties: Properties::Encoded(self.properties()),
+            expires_at: self.0.expires_at,
+            received_at: self.0.received_at,
+            publisher: self.0.publisher,
+            message: Some(self.clone()),
+        }
+    }
+}
+
+/// A message on its way through one shard, borrowed until somebody must keep it.
+#[derive(Debug)]
+pub(crate) struct Parcel<'a> {
+    pub(crate) topic: TopicName<'a>,
+    pub(crate) payload: &'a [u8],
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    properties: Properties<'a>,
+    pub(crate) expires_at: Option<Instant>,
+    pub(crate) received_at: Instant,
+    /// Hash of the publisher's Client Identifier; 0 for the node's own messages.
+    pub(crate) publisher: u64,
+    message: Option<Message>,
+}
+
+/// Properties to forward: absent, as the publisher sent them, or encoded by us.
+#[derive(Debug)]
+enum Properties<'a> {
+    None,
+    Decoded(&'a MessageProperties<'a>),
+    Encoded(&'a [u8]),
+}
+
+impl<'a> Parcel<'a> {
+    /// The message of a PUBLISH just received.
+    pub(crate) fn new(
+        topic: TopicName<'a>,
+        payload: &'a [u8],
+        qos: QoS,
+        retain: bool,
+        properties: &'a MessageProperties<'a>,
+        publisher: u64,
+        now: Instant,
+    ) -> Self {
+        let bare = properties.is_empty();
+        Self {
+            topic,
+            payload,
+            qos,
+            retain,
+            expires_at: if bare { None } else { expiry(properties.expiry_s, now) },
+            properties: if bare { Properties::None } else { Properties::Decoded(properties) },
+            received_at: now,
+            publisher,
+            message: None,
+        }
+    }
+
+    /// The owned form; made once, then shared.
+    pub(crate) fn message(&mut self) -> &Message {
+        self.message.get_or_insert_with(|| {
+            let mut encoded = Vec::new();
+            let properties = match self.properties {
+                Properties::None => &[],
+                Properties::Encoded(bytes) => bytes,
+                Properties::Decoded(properties) => {
+                    properties.encode_without_expiry(&mut encoded);
+                    &encoded[..]
+                }
+            };
+            Message(Arc::new(Inner {
+                topic: self.topic.as_str().into(),
+                properties_len: properties.len() as u32,
+                body: join(properties, self.payload),
+                qos: self.qos,
+                retain: self.retain,
+                expires_at: self.expires_at,
+                received_at: self.received_at,
+                publisher: self.publisher,
+            }))
+        })
+    }
+
+    /// Appends the encoded properties to forward, without the Message Expiry Interval.
+    pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
+        match self.properties {
+            Properties::None => {}
+            Properties::Encoded(bytes) => out.extend_from_slice(bytes),
+            Properties::Decoded(properties) => properties.encode_without_expiry(out),
+        }
+    }
+
+    /// Seconds left of the Message Expiry Interval, rounded up so that a message that is not
+    /// expired never says 0 [MQTT-3.3.2-6].
+    pub(crate) fn expiry_s(&self, now: Instant) -> Option<u32> {
+        remaining_s(self.expires_at, now)
+    }
+
+    /// Topic plus payload bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.topic.as_str().len() + self.payload.len()
+    }
+}
+
+/// Seconds from `now` to `expires_at`, at least 1.
+pub(crate) fn remaining_s(expires_at: Option<Instant>, now: Instant) -> Option<u32> {
+    let left = expires_at?.since(now);
+    Some(u32::try_from(left.as_micros().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1))
+}
+
+fn expiry(expiry_s: Option<u32>, now: Instant) -> Option<Instant> {
+    expiry_s.map(|s| now.after(std::time::Duration::from_secs(s.into())))
+}
+
+fn join(properties: &[u8], payload: &[u8]) -> Bytes {
+    if properties.is_empty() {
+        return Bytes::copy_from_slice(payload);
+    }
+    let mut body = Vec::with_capacity(properties.len() + payload.len());
+    body.extend_from_slice(properties);
+    body.extend_from_slice(payload);
+    body.into()
+}
+
+macro_rules! dropped {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why a message did not reach a subscriber. Every drop is counted under one of these.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Dropped { $($(#[$doc])* $name,)* }
+
+        impl Dropped {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The label in metrics.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+dropped! {
     /// No subscription matched anywhere this shard knows of.
-    NoSubscriber,
+    NoSubscriber = "no_subscriber",
     /// The session's queue was full (messages or bytes).
-    QueueFull,
+    QueueFull = "queue_full",
     /// QoS 0 for a client that does not read fast enough.
-    SlowReader,
+    SlowReader = "slow_reader",
     /// QoS 0 for a session whose client is away.
-    Offline,
+    Offline = "offline",
     /// The Message Expiry Interval passed before it could be sent.
-    Expired,
+    Expired = "expired",
     /// Larger than the client's Maximum Packet Size [MQTT-3.1.2-25].
-    TooLarge,
+    TooLarge = "too_large",
     /// The session ended with the message still in its queue.
-    SessionEnded,
+    SessionEnded = "session_ended",
+    /// The client refused it: a PUBACK or PUBREC with an error [MQTT-4.3.3-4].
+    RefusedByClient = "refused_by_client",
+    /// A shared group had no member left to take it.
+    NoMember = "no_member",
+    /// Published, but the retained store was full: delivered, not retained.
+    RetainedFull = "retained_full",
     /// The publisher was not allowed to publish it.
-    NotAuthorized,
+    NotAuthorized = "not_authorized",
     /// QoS 0 for a peer on the mesh that is too far behind.
-    MeshFull,
+    MeshFull = "mesh_full",
 }

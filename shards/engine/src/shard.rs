@@ -1,6 +1,29 @@
-//! One shard: takes inputs, gives outputs. (The dispatch lands in the next commits.)
+//! One shard: takes inputs, gives outputs. The only dispatch.
+//!
+//! `handle` runs to its end, never waits, and never panics on a client's bytes. What follows
+//! from an input is done before the next one: there is no hidden work but what the outputs
+//! and timers say. Handlers of client packets are in `handle/`, one file per packet.
 
-use crate::{Input, Instant, Limits, Output, ShardId};
+use std::collections::VecDeque;
+
+use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, frame};
+
+use crate::barrier::Barriers;
+use crate::connection::{Connection, Connections, Pause, Phase};
+use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
+use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
+use crate::group::Groups;
+use crate::interest::{Interest, PeerSet};
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::refusal::Refusal;
+use crate::retained::Retained;
+use crate::route::Origin;
+use crate::session::Sessions;
+use crate::stats::Stats;
+use crate::subscriptions::{Grant, Subscriber, Subscriptions};
+use crate::template::Templates;
+use crate::timer::Wheel;
 
 /// What a shard is told when it is made. Scope: shard.
 #[derive(Clone, Debug)]
@@ -9,34 +32,552 @@ pub struct ShardConfig {
     /// Shards of this node, at least 1.
     pub shards: u16,
     pub limits: Limits,
-    /// Seeds hashing and generated Client Identifiers; from the driver's randomness.
+    /// Seeds hashing and generated Client Identifiers. The same on every shard of a node,
+    /// because it decides which shard is a client's home.
     pub seed: u64,
+    /// Ask the hub before a client may connect.
+    pub authenticate: bool,
+    /// How a shared group picks the member that gets a message.
+    pub shared_pick: crate::group::Pick,
 }
+
+/// Bytes that may wait behind a CONNECT the hub is asked about.
+const WAITING_BYTES_MAX: usize = 64 << 10;
+/// Buffers kept for the next connection that writes.
+const SPARE_COUNT_MAX: usize = 1024;
+/// Larger buffers are given back to the allocator.
+const SPARE_BYTES_MAX: usize = 64 << 10;
 
 /// One shard's whole state. See [`Input`] and [`Output`] for the contract: handle one input,
 /// then drain `poll` (or handle a batch, then drain: order is kept).
 #[derive(Debug)]
 pub struct Shard {
-    config: ShardConfig,
+    pub(crate) config: ShardConfig,
+    pub(crate) now: Instant,
+    pub(crate) connections: Connections,
+    pub(crate) sessions: Sessions,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) interest: Interest,
+    pub(crate) retained: Retained,
+    pub(crate) groups: Groups,
+    pub(crate) barriers: Barriers,
+    pub(crate) timers: Wheel<Timer>,
+    pub(crate) stats: Stats,
+    pub(crate) random: Random,
+    outputs: VecDeque<Output>,
+    /// Connections with bytes to write, or to close.
+    pub(crate) dirty: Vec<ConnectionId>,
+    pub(crate) spare: Vec<Vec<u8>>,
+    is_stopping: bool,
+    pub(crate) drop_notice_at: Instant,
+    pub(crate) drops_unnoticed: u64,
+    // Scratch memory, empty between inputs.
+    pub(crate) templates: Templates,
+    pub(crate) matches: Vec<(Subscriber, Grant)>,
+    pub(crate) peers: PeerSet,
+    due: Vec<Timer>,
+}
+
+/// What a timer is for. Owners check on firing whether it still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    ConnectTimeout(ConnectionId),
+    KeepAlive(ConnectionId),
+    /// Close although the last bytes did not go out.
+    Linger(ConnectionId),
+    SessionEnd(SessionRef),
+    Will(SessionRef),
+    /// Go on with a retained replay that used up its share of a turn.
+    Replay(SessionRef),
+}
+
+/// Deterministic randomness (splitmix64), seeded from outside.
+#[derive(Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// The shard on which this key (a Client Identifier, a topic, a shared group) is at home.
+pub fn home_shard(key: &str, shards: u16, seed: u64) -> ShardId {
+    if shards == 1 {
+        return ShardId(0);
+    }
+    let hasher = foldhash::fast::FixedState::with_seed(seed);
+    let hash = std::hash::BuildHasher::hash_one(&hasher, key);
+    ShardId(((u128::from(hash) * u128::from(shards)) >> 64) as u16)
+}
+
+/// What [`crate::Pick::Publisher`] goes by: the same on every shard, whatever the seed.
+pub(crate) fn publisher_hash(client_id: &str) -> u64 {
+    let hasher = foldhash::fast::FixedState::with_seed(0);
+    std::hash::BuildHasher::hash_one(&hasher, client_id)
+}
+
+/// Which packets a connection may send now.
+enum Stage {
+    First,
+    Auth,
+    Connected,
 }
 
 impl Shard {
     pub fn new(config: ShardConfig) -> Self {
-        Self { config }
+        let seed = config.seed;
+        Self {
+            now: Instant::default(),
+            connections: Connections::default(),
+            sessions: Sessions::new(seed),
+            subscriptions: Subscriptions::new(seed),
+            interest: Interest::new(seed),
+            retained: Retained::new(),
+            groups: Groups::default(),
+            barriers: Barriers::default(),
+            timers: Wheel::new(Instant::default()),
+            stats: Stats::default(),
+            random: Random(seed ^ (u64::from(config.id.0) << 48)),
+            outputs: VecDeque::new(),
+            dirty: Vec::new(),
+            spare: Vec::new(),
+            is_stopping: false,
+            drop_notice_at: Instant::default(),
+            drops_unnoticed: 0,
+            templates: Templates::default(),
+            matches: Vec::new(),
+            peers: PeerSet::default(),
+            due: Vec::new(),
+            config,
+        }
     }
 
-    /// Takes one input. Runs to its end, never waits, never panics on a client's bytes.
-    pub fn handle(&mut self, _input: Input<'_>, _now: Instant) {
-        let _ = &self.config;
+    /// Takes one input. Due timers fire first.
+    pub fn handle(&mut self, input: Input<'_>, now: Instant) {
+        self.now = self.now.max(now);
+        self.fire_due_timers();
+        match input {
+            Input::Opened { connection, remote } => self.opened(connection, remote),
+            Input::Received { connection, bytes } => self.received(connection, bytes),
+            Input::Written { connection, buffer } => self.written(connection, buffer),
+            Input::Lost { connection, cause } => self.lost(connection, cause),
+            Input::Envelope { from, envelope } => self.envelope(from, envelope),
+            Input::Tick => {}
+            Input::Stop { reason } => self.stop(reason),
+        }
     }
 
-    /// The next thing to do outside, until `None`.
+    /// The next thing to do outside, until `None`. What goes to peers comes before what
+    /// clients are told.
     pub fn poll(&mut self) -> Option<Output> {
-        None
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        while let Some(id) = self.dirty.pop() {
+            if let Some(output) = self.write_or_close(id) {
+                return Some(output);
+            }
+        }
+        self.outputs.pop_front()
     }
 
     /// When to call `handle(Input::Tick, …)` at the latest; `None` if no timer is armed.
     pub fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.next()
     }
+
+    /// What this shard counted so far.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        stats.sessions = self.sessions.len() as u64;
+        stats.subscriptions = self.sessions.iter().map(|s| s.subscription_count() as u64).sum();
+        stats.filters = self.subscriptions.filter_count() as u64;
+        stats.interest = self.interest.filter_count() as u64;
+        stats.retained = self.retained.count() as u64;
+        stats.retained_bytes = self.retained.bytes() as u64;
+        stats
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    pub(crate) fn is_home_of(&self, key: &str) -> bool {
+        self.home_of(key) == self.config.id
+    }
+
+    pub(crate) fn home_of(&self, key: &str) -> ShardId {
+        home_shard(key, self.config.shards, self.config.seed)
+    }
+
+    pub(crate) fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(crate) fn send(&mut self, to: ShardId, envelope: Envelope) {
+        self.push(Output::Send { to: Peer::Shard(to), envelope });
+    }
+
+    /// Every other shard of this node.
+    pub(crate) fn other_shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let own = self.config.id;
+        (0..self.config.shards).map(ShardId).filter(move |&shard| shard != own)
+    }
+
+    // --- connections ---
+
+    fn opened(&mut self, id: ConnectionId, remote: Remote) {
+        let connection = Connection::new(id, remote, self.now);
+        self.connections.insert(connection);
+        if self.is_stopping {
+            return self.close(id);
+        }
+        let deadline = self.now.after(self.limits().connect_timeout);
+        self.timers.arm(deadline, Timer::ConnectTimeout(id));
+    }
+
+    fn received(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.last_received = self.now;
+        self.stats.bytes_received += bytes.len() as u64;
+        if connection.inbox.is_empty() {
+            let used = self.packets(id, bytes);
+            if used < bytes.len()
+                && let Some(connection) = self.connections.get_mut(id)
+            {
+                connection.inbox.extend_from_slice(&bytes[used..]);
+            }
+        } else {
+            connection.inbox.extend_from_slice(bytes);
+            self.read_inbox(id);
+        }
+        self.pause_if_waiting(id);
+    }
+
+    /// Handles the whole packets that wait in the inbox.
+    pub(crate) fn read_inbox(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let mut inbox = std::mem::take(&mut connection.inbox);
+        let used = self.packets(id, &inbox);
+        if used < inbox.len()
+            && let Some(connection) = self.connections.get_mut(id)
+        {
+            inbox.drain(..used);
+            connection.inbox = inbox;
+        }
+    }
+
+    fn pause_if_waiting(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if matches!(connection.phase, Phase::AwaitingAnswer { .. })
+            && connection.inbox.len() > WAITING_BYTES_MAX
+            && connection.pause(Pause::AwaitingAnswer)
+        {
+            self.push(Output::PauseReading { connection: id });
+        }
+    }
+
+    /// Handles the whole packets in `bytes` as long as the connection takes any; tells how
+    /// many bytes are used up.
+    fn packets(&mut self, id: ConnectionId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        loop {
+            let Some(connection) = self.connections.get(id) else { return bytes.len() };
+            let version = connection.version;
+            let stage = match connection.phase {
+                Phase::Connected { .. } => Stage::Connected,
+                Phase::AwaitingConnect => Stage::First,
+                Phase::AwaitingAuth { .. } => Stage::Auth,
+                Phase::AwaitingAnswer { .. } => return used,
+                Phase::Closing => return bytes.len(),
+            };
+            let rest = &bytes[used..];
+            let done = match frame(rest, self.config.limits.packet_size_max) {
+                Ok(None) => return used,
+                Ok(Some(frame)) => {
+                    used += frame.len;
+                    self.stats.packets_received += 1;
+                    match stage {
+                        Stage::Connected => self.packet(id, frame, version),
+                        Stage::First => self.first_packet(id, frame, rest),
+                        Stage::Auth => self.auth_packet(id, frame),
+                    }
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Err(refusal) = done {
+                self.refuse(id, refusal);
+                return bytes.len();
+            }
+        }
+    }
+
+    /// A packet between the challenge and CONNACK: nothing but AUTH [MQTT-3.1.2-30].
+    fn auth_packet(&mut self, id: ConnectionId, frame: Frame<'_>) -> Result<(), Refusal> {
+        match decode(frame, Version::V5)? {
+            Packet::Auth(auth) => self.auth_before_connack(id, &auth),
+            _ => Err(Refusal::UnexpectedPacket),
+        }
+    }
+
+    fn packet(
+        &mut self,
+        id: ConnectionId,
+        frame: Frame<'_>,
+        version: Version,
+    ) -> Result<(), Refusal> {
+        const PUBLISH: u8 = 3;
+        if frame.first >> 4 == PUBLISH {
+            let publish = decode_publish(frame.first, frame.body, version)?;
+            return self.publish(id, &publish);
+        }
+        match decode(frame, version)? {
+            Packet::Connect(_) => Err(Refusal::SecondConnect),
+            Packet::Publish(publish) => self.publish(id, &publish),
+            Packet::PubAck(ack) => self.puback(id, &ack),
+            Packet::PubRec(ack) => self.pubrec(id, &ack),
+            Packet::PubRel(ack) => self.pubrel(id, &ack),
+            Packet::PubComp(ack) => self.pubcomp(id, &ack),
+            Packet::Subscribe(subscribe) => self.subscribe(id, &subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(id, &unsubscribe),
+            Packet::PingReq => self.pingreq(id),
+            Packet::Disconnect(disconnect) => self.disconnect(id, &disconnect),
+            Packet::Auth(auth) => self.auth(id, &auth),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Refusal::UnexpectedPacket)
+            }
+        }
+    }
+
+    fn written(&mut self, id: ConnectionId, mut buffer: OutBuffer) {
+        self.stats.bytes_sent += buffer.len() as u64;
+        buffer.clear();
+        if self.spare.len() < SPARE_COUNT_MAX && buffer.bytes.capacity() <= SPARE_BYTES_MAX {
+            self.spare.push(buffer.bytes);
+        }
+        let half = self.limits().out_bytes_max / 2;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.writing = None;
+        let is_below_half = connection.out_len() <= half;
+        let session = connection.session();
+        if is_below_half && connection.resume(Pause::SlowReader) {
+            self.push(Output::ResumeReading { connection: id });
+        }
+        if let Some(session) = session.filter(|_| is_below_half) {
+            self.pump(session);
+        }
+        self.touch(id);
+    }
+
+    fn lost(&mut self, id: ConnectionId, cause: LostCause) {
+        self.forget(id, crate::event::DisconnectReason::Lost(cause));
+    }
+
+    /// Lists the connection for the next drain of `poll` if it has something to write.
+    pub(crate) fn touch(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let is_closing = matches!(connection.phase, Phase::Closing);
+        if !connection.is_dirty && (is_closing || !connection.out.is_empty()) {
+            connection.is_dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// The buffer packets for this connection are encoded into; `None` if it is gone.
+    pub(crate) fn out(&mut self, id: ConnectionId) -> Option<&mut Vec<u8>> {
+        let connection = self.connections.get_mut(id)?;
+        if !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(id);
+        }
+        self.stats.packets_sent += 1;
+        Some(lend(connection, &mut self.spare))
+    }
+
+    fn write_or_close(&mut self, id: ConnectionId) -> Option<Output> {
+        let connection = self.connections.get_mut(id)?;
+        connection.is_dirty = false;
+        if connection.writing.is_some() {
+            self.pause_slow_reader(id);
+            return None;
+        }
+        let is_closing = matches!(connection.phase, Phase::Closing);
+        if connection.out.is_empty() {
+            if !is_closing {
+                return None;
+            }
+            self.connections.remove(id);
+            return Some(Output::Close { connection: id });
+        }
+        let buffer = std::mem::take(&mut connection.out);
+        connection.writing = Some(buffer.bytes.len() + connection.shared_len);
+        connection.shared_len = 0;
+        if is_closing {
+            self.connections.remove(id);
+            self.push(Output::Close { connection: id });
+        } else {
+            self.pause_slow_reader(id);
+        }
+        Some(Output::Write { connection: id, buffer })
+    }
+
+    fn pause_slow_reader(&mut self, id: ConnectionId) {
+        let limit = self.limits().out_bytes_max;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.out_len() > limit && connection.pause(Pause::SlowReader) {
+            self.push(Output::PauseReading { connection: id });
+        }
+    }
+
+    /// Closes when the bytes already encoded are out, or after a short while.
+    pub(crate) fn close(&mut self, id: ConnectionId) {
+        const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.phase = Phase::Closing;
+        connection.inbox = Vec::new();
+        if connection.writing.is_some() {
+            self.timers.arm(self.now.after(LINGER), Timer::Linger(id));
+        }
+        self.touch(id);
+    }
+
+    fn stop(&mut self, reason: ReasonCode) {
+        self.is_stopping = true;
+        for id in self.connections.ids() {
+            self.keep_will_unsent(id);
+            self.refuse(id, Refusal::Told(reason));
+        }
+    }
+
+    // --- time ---
+
+    fn fire_due_timers(&mut self) {
+        if self.timers.next().is_none_or(|at| at > self.now) {
+            return;
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.expire(self.now, &mut due);
+        for timer in due.drain(..) {
+            self.fire(timer);
+        }
+        self.due = due;
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::ConnectTimeout(id) => {
+                let is_settled =
+                    |phase: &Phase| matches!(phase, Phase::Connected { .. } | Phase::Closing);
+                if self.connections.get(id).is_some_and(|c| !is_settled(&c.phase)) {
+                    self.refuse(id, Refusal::ConnectTimeout);
+                }
+            }
+            Timer::KeepAlive(id) => self.check_keep_alive(id),
+            Timer::Linger(id) => {
+                let is_closing = |c: &Connection| matches!(c.phase, Phase::Closing);
+                if self.connections.get(id).is_some_and(is_closing) {
+                    self.connections.remove(id);
+                    self.push(Output::Close { connection: id });
+                }
+            }
+            Timer::SessionEnd(session) => self.session_end_due(session),
+            Timer::Will(session) => self.will_due(session),
+            Timer::Replay(session) => self.pump(session.id),
+        }
+    }
+
+    /// Ends the connection if nothing came for 1.5 times Keep Alive [MQTT-3.1.2-22].
+    fn check_keep_alive(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.session().is_none() || connection.keep_alive_s == 0 {
+            return;
+        }
+        let deadline = keep_alive_deadline(connection);
+        if deadline <= self.now {
+            self.refuse(id, Refusal::KeepAliveTimeout);
+        } else {
+            self.timers.arm(deadline, Timer::KeepAlive(id));
+        }
+    }
+
+    pub(crate) fn arm_keep_alive(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.keep_alive_s > 0 {
+            self.timers.arm(keep_alive_deadline(connection), Timer::KeepAlive(id));
+        }
+    }
+
+    // --- the mesh ---
+
+    fn envelope(&mut self, from: Peer, envelope: Envelope) {
+        match (envelope, from) {
+            (Envelope::Publish(message), Peer::Shard(_)) => {
+                self.route_message(&message, Origin::Shard);
+            }
+            (Envelope::Publish(message), Peer::Hub) => self.route_message(&message, Origin::Node),
+            (Envelope::Inject(message), _) => self.inject(&message),
+            (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
+                self.take_interest(&filter, wanted, shard.0);
+            }
+            (Envelope::Fence { barrier }, Peer::Shard(shard)) => {
+                self.send(shard, Envelope::Fenced { barrier });
+            }
+            (Envelope::Fenced { barrier }, _) => self.fenced(barrier),
+            (Envelope::Retain(message), _) => self.retain(message),
+            (Envelope::RetainedQuery(query), Peer::Shard(shard)) => {
+                self.answer_retained(shard, &query);
+            }
+            (Envelope::RetainedFound(found), _) => self.retained_found(*found),
+            (Envelope::Group(envelope), Peer::Shard(shard)) => self.group_event(shard, *envelope),
+            (Envelope::Authenticated(answer), Peer::Hub) => self.authenticated(*answer),
+            (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
+            (Envelope::StatsWanted, peer) => {
+                let envelope = Envelope::Stats(Box::new(self.stats()));
+                self.push(Output::Send { to: peer, envelope });
+            }
+            (envelope, from) => unreachable!("{from:?} does not send {envelope:?}"),
+        }
+    }
+
+    /// Routes a message of the node's own, and keeps it if it is to be retained.
+    fn inject(&mut self, message: &Message) {
+        if message.retain() {
+            self.retain_at_home(message.clone());
+        }
+        self.route_message(message, Origin::Client);
+    }
+
+    fn kick(&mut self, client: &str, reason: ReasonCode) {
+        let session = self.sessions.find(client).and_then(|id| self.sessions.get(id));
+        if let Some(connection) = session.and_then(|session| session.connection) {
+            self.refuse(connection, Refusal::Told(reason));
+        }
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.push(Output::Notice(Box::new(notice)));
+    }
+}
+
+/// The buffer of a connection, with memory of a spare one if it has none.
+pub(crate) fn lend<'c>(
+    connection: &'c mut Connection,
+    spare: &mut Vec<Vec<u8>>,
+) -> &'c mut Vec<u8> {
+    if connection.out.bytes.capacity() == 0
+        && let Some(bytes) = spare.pop()
+    {
+        connection.out.bytes = bytes;
+    }
+    &mut connection.out.bytes
+}
+
+fn keep_alive_deadline(connection: &Connection) -> Instant {
+    let grace = std::time::Duration::from_millis(u64::from(connection.keep_alive_s) * 1500);
+    connection.last_received.after(grace)
 }

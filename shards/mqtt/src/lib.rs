@@ -4,15 +4,42 @@
 //! decoding: a decoded packet borrows from the bytes it was read from. There is one struct
 //! per packet for all versions; what a version lacks is absent (`None`, empty) in the struct
 //! and is not written.
+//!
+//! In: [`frame`] cuts a packet from a stream, then [`decode`] reads any of them; the hot and the
+//! first packet have [`decode_publish`] and [`decode_connect`] of their own. Out: every packet
+//! appends itself to a `Vec<u8>`; [`encode_ack`] and [`encode_publish_raw`] do so without a
+//! packet being built.
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used)]
 
+mod frame;
 mod packet;
 mod property;
 mod reason;
 mod topic;
 
+mod ack;
+mod codec;
+mod connack;
+mod connect;
+mod disconnect;
+mod publish;
+mod subscribe;
+
+mod error;
+mod fuzz;
+mod reader;
+mod writer;
+
+pub use ack::{AckKind, encode_ack};
+pub use codec::{PINGREQ, PINGRESP, decode};
+pub use connect::decode_connect;
+pub use error::DecodeError;
+pub use frame::{Frame, PacketType, frame};
+#[doc(hidden)]
+pub use fuzz::fuzz_decode;
 pub use packet::*;
 pub use property::*;
+pub use publish::{PublishWire, decode_publish, encode_publish_raw, publish_flags};
 pub use reason::ReasonCode;
 pub use topic::*;

@@ -24,6 +24,31 @@ pub enum Version {
     V5 = 5,
 }
 
+impl Version {
+    /// The Protocol Version byte of CONNECT.
+    #[inline]
+    pub fn level(self) -> u8 {
+        self as u8
+    }
+
+    /// The Protocol Name of CONNECT.
+    pub fn protocol_name(self) -> &'static str {
+        match self {
+            Self::V3_1 => "MQIsdp",
+            Self::V3_1_1 | Self::V5 => "MQTT",
+        }
+    }
+
+    /// How people call it, for logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V3_1 => "3.1",
+            Self::V3_1_1 => "3.1.1",
+            Self::V5 => "5.0",
+        }
+    }
+}
+
 /// Quality of Service (§4.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -34,9 +59,35 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
+impl QoS {
+    /// The QoS with this value, 0 to 2.
+    #[inline]
+    pub fn from_u8(qos: u8) -> Option<Self> {
+        match qos {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
 /// A Packet Identifier: never zero [MQTT-2.2.1-3]. Scope: session, one space per direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketId(pub NonZeroU16);
+
+impl PacketId {
+    /// `None` for 0.
+    #[inline]
+    pub fn new(id: u16) -> Option<Self> {
+        NonZeroU16::new(id).map(Self)
+    }
+
+    #[inline]
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
 
 /// Any control packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +163,25 @@ pub enum Delivery {
     AtMostOnce,
     AtLeastOnce(PacketId),
     ExactlyOnce(PacketId),
+}
+
+impl Delivery {
+    #[inline]
+    pub fn qos(self) -> QoS {
+        match self {
+            Self::AtMostOnce => QoS::AtMostOnce,
+            Self::AtLeastOnce(_) => QoS::AtLeastOnce,
+            Self::ExactlyOnce(_) => QoS::ExactlyOnce,
+        }
+    }
+
+    #[inline]
+    pub fn packet_id(self) -> Option<PacketId> {
+        match self {
+            Self::AtMostOnce => None,
+            Self::AtLeastOnce(id) | Self::ExactlyOnce(id) => Some(id),
+        }
+    }
 }
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP (§3.4 to §3.7).
@@ -194,15 +264,16 @@ pub struct Auth<'a> {
 }
 
 /// The entries of a SUBSCRIBE, checked once: a validated slice of the packet when decoded, a
-/// list when we make the packet ourselves (clients, tests).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// list when we make the packet ourselves (clients, tests). Equal if they hold the same entries
+/// in the same order.
+#[derive(Clone, Copy, Debug)]
 pub enum SubscribeFilters<'a> {
     Wire { bytes: &'a [u8], version: Version },
     List(&'a [SubscribeFilter<'a>]),
 }
 
 /// The entries of an UNSUBSCRIBE; see [`SubscribeFilters`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum UnsubscribeFilters<'a> {
     Wire(&'a [u8]),
     List(&'a [TopicFilter<'a>]),

@@ -1,5 +1,7 @@
 //! Reason Codes of version 5 (§2.4), and the CONNACK and SUBACK codes of 3.1.1 they stand for.
 
+use crate::DecodeError;
+
 macro_rules! reason_codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
         /// A Reason Code (§2.4). `as u8` is its value on the wire of version 5.
@@ -69,8 +71,50 @@ reason_codes! {
 }
 
 impl ReasonCode {
+    /// What SUBACK says of a subscription at this maximum QoS.
+    pub fn granted(qos: crate::QoS) -> Self {
+        match qos {
+            crate::QoS::AtMostOnce => Self::Success,
+            crate::QoS::AtLeastOnce => Self::GrantedQoS1,
+            crate::QoS::ExactlyOnce => Self::GrantedQoS2,
+        }
+    }
+
     /// Codes from 0x80 on mean that what was asked did not happen (§2.4).
     pub fn is_error(self) -> bool {
         self as u8 >= 0x80
+    }
+
+    /// The CONNACK return code of 3.1 and 3.1.1 (§3.2.2.3 there) that says it best; 0 for
+    /// Success only.
+    pub fn connack_3(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::UnsupportedProtocolVersion => 1,
+            Self::ClientIdNotValid => 2,
+            Self::BadUserNameOrPassword => 4,
+            Self::NotAuthorized | Self::BadAuthenticationMethod | Self::Banned => 5,
+            _ => 3,
+        }
+    }
+
+    /// What a CONNACK return code of 3.1 and 3.1.1 means.
+    pub(crate) fn from_connack_3(code: u8) -> Result<Self, DecodeError> {
+        Ok(match code {
+            0 => Self::Success,
+            1 => Self::UnsupportedProtocolVersion,
+            2 => Self::ClientIdNotValid,
+            3 => Self::ServerUnavailable,
+            4 => Self::BadUserNameOrPassword,
+            5 => Self::NotAuthorized,
+            _ => return Err(DecodeError::ReasonCodeNotAllowed { code }),
+        })
+    }
+
+    /// The code with this value, if it is among those that a packet may carry.
+    pub(crate) fn decode(code: u8, allowed: &[u8]) -> Result<Self, DecodeError> {
+        Self::from_u8(code)
+            .filter(|_| allowed.contains(&code))
+            .ok_or(DecodeError::ReasonCodeNotAllowed { code })
     }
 }

@@ -1,0 +1,207 @@
+//! One Network Connection: what is known of the client while its socket lives.
+//!
+//! An idle connection holds this struct and nothing else: both buffers are empty without
+//! memory of their own, version 5 extras exist only for clients that asked for them.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use octopus_mqtt::{ReasonCode, Version};
+
+use crate::acl::Acl;
+use crate::event::{ConnectionId, Instant, OutBuffer, Remote};
+use crate::subscriptions::SessionId;
+
+/// Scope: connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) remote: Remote,
+    pub(crate) phase: Phase,
+    pub(crate) version: Version,
+    /// Why it is not read at the moment; a set of [`Pause`].
+    paused: u8,
+    /// Session Expiry Interval in CONNECT was 0: DISCONNECT cannot lengthen it.
+    pub(crate) is_expiry_fixed: bool,
+    /// Listed in `Shard::dirty`.
+    pub(crate) is_dirty: bool,
+    /// A `Write` is out; its size in bytes.
+    pub(crate) writing: Option<usize>,
+    /// Seconds; 0: no limit.
+    pub(crate) keep_alive_s: u16,
+    /// QoS 1 and 2 messages we may have in flight to this client.
+    pub(crate) send_quota: u16,
+    /// The client's Maximum Packet Size, bytes.
+    pub(crate) packet_size_max: u32,
+    pub(crate) last_received: Instant,
+    /// Hash of the Client Identifier, for [`crate::Pick::Publisher`].
+    pub(crate) publisher: u64,
+    /// Bytes of an incomplete packet, or all bytes while the connection waits.
+    pub(crate) inbox: Vec<u8>,
+    /// Bytes to send with the next `Write`.
+    pub(crate) out: OutBuffer,
+    /// Bytes of shared chunks in `out`.
+    pub(crate) shared_len: usize,
+    pub(crate) user: Option<Box<str>>,
+    pub(crate) acl: Option<Arc<Acl>>,
+    pub(crate) extras: Option<Box<Extras>>,
+}
+
+/// Where a connection stands between accept and close.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Nothing but CONNECT is accepted [MQTT-3.1.0-1].
+    AwaitingConnect,
+    /// The hub is asked about this CONNECT, kept as its body on the wire.
+    AwaitingAnswer { connect: Box<[u8]> },
+    /// Enhanced authentication: the client was challenged and answers with AUTH.
+    AwaitingAuth { connect: Box<[u8]> },
+    /// The client has its CONNACK.
+    Connected { session: SessionId },
+    /// Last bytes go out, then it closes.
+    Closing,
+}
+
+/// What only version 5 clients have, and of those only some. Scope: connection.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    /// Topics by alias, as the client defined them; index 0 is alias 1.
+    pub(crate) aliases_in: Vec<Option<Box<str>>>,
+    /// Aliases we defined towards the client.
+    pub(crate) aliases_out: HashMap<Box<str>, u16>,
+    /// How many of those the client allows.
+    pub(crate) alias_out_max: u16,
+    /// The Authentication Method of CONNECT, for re-authentication.
+    pub(crate) method: Option<Box<str>>,
+    /// A re-authentication is under way.
+    pub(crate) is_authenticating: bool,
+}
+
+/// A reason not to read from a connection.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum Pause {
+    /// It does not take what we send.
+    SlowReader = 1,
+    /// Its CONNECT waits for the hub, and enough bytes wait behind it.
+    AwaitingAnswer = 2,
+}
+
+impl Connection {
+    pub(crate) fn new(id: ConnectionId, remote: Remote, now: Instant) -> Self {
+        Self {
+            id,
+            remote,
+            phase: Phase::AwaitingConnect,
+            version: Version::V3_1_1,
+            paused: 0,
+            is_expiry_fixed: false,
+            is_dirty: false,
+            writing: None,
+            keep_alive_s: 0,
+            send_quota: 0,
+            packet_size_max: u32::MAX,
+            last_received: now,
+            publisher: 0,
+            inbox: Vec::new(),
+            out: OutBuffer::default(),
+            shared_len: 0,
+            user: None,
+            acl: None,
+            extras: None,
+        }
+    }
+
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        match self.phase {
+            Phase::Connected { session } => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Bytes not yet taken by the kernel.
+    pub(crate) fn out_len(&self) -> usize {
+        self.out.bytes.len() + self.shared_len + self.writing.unwrap_or(0)
+    }
+
+    pub(crate) fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// Notes a reason not to read; `true` if reading stops with it.
+    pub(crate) fn pause(&mut self, why: Pause) -> bool {
+        let was_reading = self.paused == 0;
+        self.paused |= why as u8;
+        was_reading
+    }
+
+    /// Takes a reason back; `true` if reading starts again.
+    pub(crate) fn resume(&mut self, why: Pause) -> bool {
+        let was_paused = self.paused != 0;
+        self.paused &= !(why as u8);
+        was_paused && self.paused == 0
+    }
+}
+
+/// Whether DISCONNECT with this reason keeps the will from being sent [MQTT-3.1.2-10].
+pub(crate) fn discards_will(reason: ReasonCode) -> bool {
+    reason == ReasonCode::Success
+}
+
+/// The connections of a shard by slot. Scope: shard.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    slots: Vec<Option<Box<Connection>>>,
+}
+
+impl Connections {
+    /// # Panics
+    /// If the driver opens a slot that is in use: our own mistake, not a client's.
+    pub(crate) fn insert(&mut self, connection: Connection) {
+        let slot = connection.id.slot as usize;
+        if slot >= self.slots.len() {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        assert!(self.slots[slot].is_none(), "the driver opened slot {slot} twice");
+        self.slots[slot] = Some(Box::new(connection));
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let connection = self.slots.get_mut(id.slot as usize)?.as_deref_mut()?;
+        (connection.id == id).then_some(connection)
+    }
+
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        let connection = self.slots.get(id.slot as usize)?.as_deref()?;
+        (connection.id == id).then_some(connection)
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+        self.get(id)?;
+        self.slots[id.slot as usize].take()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<ConnectionId> {
+        self.slots.iter().flatten().map(|connection| connection.id).collect()
+    }
+}
+
+impl Connection {
+    /// The Topic Alias to use for `topic` towards this client, and whether the client knows
+    /// it already. Short topics are not worth the three bytes an alias costs.
+    pub(crate) fn alias_for(&mut self, topic: &str) -> (Option<std::num::NonZeroU16>, bool) {
+        const WORTH_IT: usize = 4;
+        let Some(extras) = self.extras.as_mut().filter(|extras| extras.alias_out_max > 0) else {
+            return (None, false);
+        };
+        if let Some(&alias) = extras.aliases_out.get(topic) {
+            return (std::num::NonZeroU16::new(alias), true);
+        }
+        let next = extras.aliases_out.len() as u16 + 1;
+        if topic.len() < WORTH_IT || next > extras.alias_out_max {
+            return (None, false);
+        }
+        extras.aliases_out.insert(topic.into(), next);
+        (std::num::NonZeroU16::new(next), false)
+    }
+}

@@ -1,0 +1,439 @@
+//! Shared subscriptions (§4.8.2): who is in a group, and who gets the next message.
+//!
+//! A group lives on one shard of the node, the home of its key. There it subscribes like a
+//! session does, picks one member per message and hands the message on, at most one hop
+//! further. Members are online first; while none is, messages of QoS 1 and 2 are held here up
+//! to the queue limits. What a member could not finish comes back and goes to another.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use octopus_mqtt::{QoS, TopicFilter};
+
+use crate::barrier::Then;
+use crate::envelope::{Envelope, GroupEnvelope, GroupEvent, Member, Presence, SessionRef, ShardId};
+use crate::message::{Dropped, Message, Parcel};
+use crate::session::{Extra, Queued, Sent};
+use crate::shard::{Random, Shard};
+use crate::subscriptions::{FilterId, Grant, GroupId, SessionId, Subscriber};
+
+/// How a group picks among its online members. Scope: node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pick {
+    #[default]
+    RoundRobin,
+    Random,
+    /// The member with the fewest messages of this group unfinished.
+    LeastInflight,
+    /// The same member until it goes away.
+    Sticky,
+    /// By the publisher's Client Identifier: one publisher, one member.
+    Publisher,
+}
+
+/// The groups whose home is this shard.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    slots: Vec<Option<Group>>,
+    free: Vec<u32>,
+    by_key: HashMap<Arc<str>, GroupId>,
+}
+
+#[derive(Debug)]
+struct Group {
+    key: Arc<str>,
+    filter: FilterId,
+    members: Vec<Enrolled>,
+    /// Round robin: the index to begin with. Sticky: the member to stay with.
+    turn: usize,
+    held: VecDeque<Message>,
+    held_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Enrolled {
+    member: Member,
+    grant: Grant,
+    presence: Presence,
+    unfinished: u32,
+}
+
+impl Groups {
+    fn find(&self, key: &str) -> Option<GroupId> {
+        self.by_key.get(key).copied()
+    }
+
+    fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.slots.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// Where the next group goes.
+    fn vacant(&mut self) -> GroupId {
+        GroupId(self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        }))
+    }
+
+    fn remove(&mut self, id: GroupId, key: &str) -> Option<Group> {
+        self.by_key.remove(key);
+        self.free.push(id.0);
+        self.slots[id.0 as usize].take()
+    }
+}
+
+impl Group {
+    fn position(&self, member: Member) -> Option<usize> {
+        self.members.iter().position(|enrolled| enrolled.member == member)
+    }
+
+    /// The index of the member for the next message; `None` if nobody is online.
+    fn pick(&mut self, how: Pick, publisher: u64, random: &mut Random) -> Option<usize> {
+        let is_online = |enrolled: &&Enrolled| enrolled.presence == Presence::Online;
+        let online = self.members.iter().filter(is_online).count();
+        if online == 0 {
+            return None;
+        }
+        let nth_online = |n: usize| {
+            let online = self.members.iter().enumerate().filter(|(_, e)| is_online(e));
+            online.map(|(index, _)| index).nth(n)
+        };
+        let index = match how {
+            Pick::RoundRobin => self.next_online()?,
+            Pick::Sticky => self.next_online()?,
+            Pick::Random => nth_online((random.next() % online as u64) as usize)?,
+            Pick::Publisher => nth_online((publisher % online as u64) as usize)?,
+            Pick::LeastInflight => {
+                let first = self.next_online()?;
+                let count = self.members.len();
+                let after_turn = |index: usize| (index + count - first) % count;
+                let online = self.members.iter().enumerate().filter(|(_, e)| is_online(e));
+                online.min_by_key(|(index, e)| (e.unfinished, after_turn(*index)))?.0
+            }
+        };
+        self.turn = if how == Pick::Sticky { index } else { index + 1 };
+        Some(index)
+    }
+
+    /// The first online member from `turn` on, around the end.
+    fn next_online(&self) -> Option<usize> {
+        let count = self.members.len();
+        (0..count)
+            .map(|step| (self.turn + step) % count)
+            .find(|&index| self.members[index].presence == Presence::Online)
+    }
+}
+
+impl Shard {
+    // --- on the group's home shard ---
+
+    pub(crate) fn group_event(&mut self, from: ShardId, envelope: GroupEnvelope) {
+        let GroupEnvelope { key, event } = envelope;
+        match event {
+            GroupEvent::Join { member, grant, presence, barrier } => {
+                let announced = self.join(&key, member, grant, presence);
+                let fence = announced || self.barriers.is_waiting();
+                let own = self.barriers.next();
+                self.wait(own, fence, 0, Then::Answer { to: from, barrier });
+            }
+            GroupEvent::Leave { member } => self.leave(&key, member),
+            GroupEvent::Presence { member, presence } => self.present(&key, member, presence),
+            GroupEvent::Return { member, message } => self.take_back(&key, member, &message),
+            GroupEvent::Done { member, count } => self.done(&key, member, count),
+            GroupEvent::Deliver { member, grant, message } => {
+                self.deliver_as_member(key, member, grant, &message);
+            }
+        }
+    }
+
+    /// Enrols a member or changes its grant; `true` if interest was announced for it.
+    fn join(&mut self, key: &Arc<str>, member: Member, grant: Grant, presence: Presence) -> bool {
+        let Ok(whole) = TopicFilter::parse(key) else { return false };
+        let Some((_, filter)) = whole.shared() else { return false };
+        let enrolled = Enrolled { member, grant, presence, unfinished: 0 };
+        if let Some(group) = self.groups.find(key).and_then(|id| self.groups.get_mut(id)) {
+            match group.position(member) {
+                Some(index) => group.members[index].grant = grant,
+                None => group.members.push(enrolled),
+            }
+            self.release_held(key);
+            return false;
+        }
+        let id = self.groups.vacant();
+        // The group takes each message at the QoS it has; the member's grant lowers it later.
+        let full = Grant {
+            qos: QoS::ExactlyOnce,
+            no_local: false,
+            retain_as_published: true,
+            subscription_id: 0,
+        };
+        let subscribed = self.subscriptions.subscribe(filter, Subscriber::Group(id), full);
+        let group = Group {
+            key: key.clone(),
+            filter: subscribed.filter,
+            members: vec![enrolled],
+            turn: 0,
+            held: VecDeque::new(),
+            held_bytes: 0,
+        };
+        self.groups.slots[id.0 as usize] = Some(group);
+        self.groups.by_key.insert(key.clone(), id);
+        if subscribed.first {
+            self.announce(filter.as_str(), true);
+        }
+        subscribed.first
+    }
+
+    fn leave(&mut self, key: &str, member: Member) {
+        let Some(id) = self.groups.find(key) else { return };
+        let Some(group) = self.groups.get_mut(id) else { return };
+        if let Some(index) = group.position(member) {
+            group.members.remove(index);
+            if index < group.turn {
+                group.turn -= 1;
+            }
+        }
+        if !group.members.is_empty() {
+            return;
+        }
+        let filter = group.filter;
+        if let Some(group) = self.groups.remove(id, key) {
+            for _ in &group.held {
+                self.stats.ledger.give_up(Dropped::NoMember);
+            }
+        }
+        self.withdraw(filter, Subscriber::Group(id));
+    }
+
+    fn present(&mut self, key: &Arc<str>, member: Member, presence: Presence) {
+        let Some(id) = self.groups.find(key) else { return };
+        let Some(group) = self.groups.get_mut(id) else { return };
+        if let Some(index) = group.position(member) {
+            group.members[index].presence = presence;
+            group.members[index].unfinished = 0;
+        }
+        if presence == Presence::Online {
+            self.release_held(key);
+        }
+    }
+
+    /// Hands out what was held while nobody was online.
+    fn release_held(&mut self, key: &str) {
+        let Some(id) = self.groups.find(key) else { return };
+        let Some(group) = self.groups.get_mut(id) else { return };
+        if group.held.is_empty() || group.next_online().is_none() {
+            return;
+        }
+        let held = std::mem::take(&mut group.held);
+        group.held_bytes = 0;
+        for message in held {
+            self.stats.ledger.unqueue();
+            self.deliver_to_group(id, &mut message.parcel());
+        }
+    }
+
+    fn take_back(&mut self, key: &str, member: Member, message: &Message) {
+        match self.groups.find(key) {
+            Some(id) => {
+                if let Some(group) = self.groups.get_mut(id)
+                    && let Some(index) = group.position(member)
+                {
+                    let unfinished = &mut group.members[index].unfinished;
+                    *unfinished = unfinished.saturating_sub(1);
+                }
+                self.deliver_to_group(id, &mut message.parcel());
+            }
+            None => self.stats.ledger.drop(Dropped::NoMember),
+        }
+    }
+
+    fn done(&mut self, key: &str, member: Member, count: u32) {
+        let Some(group) = self.groups.find(key).and_then(|id| self.groups.get_mut(id)) else {
+            return;
+        };
+        if let Some(index) = group.position(member) {
+            let unfinished = &mut group.members[index].unfinished;
+            *unfinished = unfinished.saturating_sub(count);
+        }
+    }
+
+    /// One message for the group: to one online member, or held until one comes.
+    pub(crate) fn deliver_to_group(&mut self, id: GroupId, parcel: &mut Parcel<'_>) {
+        let how = self.config.shared_pick;
+        let Some(group) = self.groups.slots.get_mut(id.0 as usize).and_then(Option::as_mut) else {
+            return self.stats.ledger.drop(Dropped::NoMember);
+        };
+        let Some(index) = group.pick(how, parcel.publisher, &mut self.random) else {
+            return self.hold(id, parcel);
+        };
+        let key = group.key.clone();
+        let Enrolled { member, grant, ref mut unfinished, .. } = group.members[index];
+        if parcel.qos.min(grant.qos) != QoS::AtMostOnce {
+            *unfinished += 1;
+        }
+        if member.shard == self.config.id {
+            return self.deliver_shared(key, member.session.id, grant, parcel);
+        }
+        self.stats.ledger.forward();
+        let message = parcel.message().clone();
+        let event = GroupEvent::Deliver { member, grant, message };
+        self.send(member.shard, Envelope::Group(Box::new(GroupEnvelope { key, event })));
+    }
+
+    fn hold(&mut self, id: GroupId, parcel: &mut Parcel<'_>) {
+        let (count_max, bytes_max) = (self.limits().queue_count_max, self.limits().queue_bytes_max);
+        let Some(group) = self.groups.get_mut(id) else { return };
+        let size = parcel.size();
+        let is_full = group.held.len() >= count_max as usize || group.held_bytes + size > bytes_max;
+        if parcel.qos == QoS::AtMostOnce {
+            self.stats.ledger.drop(Dropped::Offline);
+        } else if is_full {
+            self.stats.ledger.drop(Dropped::QueueFull);
+        } else {
+            group.held_bytes += size;
+            group.held.push_back(parcel.message().clone());
+            self.stats.ledger.queue();
+        }
+    }
+
+    // --- on the member's shard ---
+
+    /// Tells the group's home about one of this shard's sessions.
+    pub(crate) fn tell_group(&mut self, key: &Arc<str>, event: GroupEvent) {
+        let home = self.home_of(key);
+        let envelope = GroupEnvelope { key: key.clone(), event };
+        if home == self.config.id {
+            self.group_event(home, envelope);
+        } else {
+            self.send(home, Envelope::Group(Box::new(envelope)));
+        }
+    }
+
+    /// Joins a group for a session; `(announced here, answers to wait for)`.
+    pub(crate) fn join_group(
+        &mut self,
+        key: &Arc<str>,
+        session: SessionRef,
+        grant: Grant,
+        barrier: u64,
+    ) -> (bool, usize) {
+        let member = self.member(session);
+        let presence = Presence::Online;
+        if self.is_home_of(key) {
+            return (self.join(key, member, grant, presence), 0);
+        }
+        self.tell_group(key, GroupEvent::Join { member, grant, presence, barrier });
+        (false, 1)
+    }
+
+    pub(crate) fn member(&self, session: SessionRef) -> Member {
+        Member { shard: self.config.id, session }
+    }
+
+    fn deliver_as_member(
+        &mut self,
+        key: Arc<str>,
+        member: Member,
+        grant: Grant,
+        message: &Message,
+    ) {
+        if self.sessions.get_ref(member.session).is_some() {
+            let mut parcel = message.parcel();
+            return self.deliver_shared(key, member.session.id, grant, &mut parcel);
+        }
+        self.give_back(&key, member, message.clone());
+    }
+
+    /// Sends a message back to the group's home, which owes it from there.
+    fn give_back(&mut self, key: &Arc<str>, member: Member, message: Message) {
+        if !self.is_home_of(key) {
+            self.stats.ledger.forward();
+        }
+        self.tell_group(key, GroupEvent::Return { member, message });
+    }
+
+    fn deliver_shared(
+        &mut self,
+        group: Arc<str>,
+        session: SessionId,
+        grant: Grant,
+        parcel: &mut Parcel<'_>,
+    ) {
+        let qos = parcel.qos.min(grant.qos);
+        let retain = parcel.retain && grant.retain_as_published;
+        let subscription_ids =
+            if grant.subscription_id == 0 { Vec::new() } else { vec![grant.subscription_id] };
+        let extra = Extra { subscription_ids, group: Some(group) };
+        let is_plain = qos == QoS::AtMostOnce && extra.subscription_ids.is_empty();
+        self.deliver(session, parcel, qos, retain, (!is_plain).then(|| Box::new(extra)));
+    }
+
+    /// Presence of a session's client in all its groups.
+    pub(crate) fn tell_presence(&mut self, session: SessionId, presence: Presence) {
+        let Some(found) = self.sessions.get(session) else { return };
+        let Some(deliveries) = found.peek_deliveries() else { return };
+        let keys: Vec<_> = deliveries.shared.iter().map(|shared| shared.key.clone()).collect();
+        let member = self.member(found.id);
+        for key in keys {
+            self.tell_group(&key, GroupEvent::Presence { member, presence });
+        }
+    }
+
+    /// Gives unfinished messages of shared groups back, so that others get them: what waits in
+    /// the queue, and QoS 1 without PUBACK. QoS 2 once sent stays [MQTT-4.8.2-4].
+    pub(crate) fn return_shared(&mut self, session: SessionId) {
+        let Some(found) = self.sessions.get_mut(session) else { return };
+        let id = found.id;
+        let Some(deliveries) = found.deliveries_if_any() else { return };
+        if deliveries.shared.is_empty() {
+            return;
+        }
+        let returned = deliveries.take_shared();
+        let member = self.member(id);
+        for (key, message) in returned {
+            self.stats.ledger.unqueue();
+            self.give_back(&key, member, message);
+        }
+    }
+
+    /// A shared message was finished by this member.
+    pub(crate) fn shared_done(&mut self, session: SessionId, item: &Queued) {
+        if self.config.shared_pick != Pick::LeastInflight {
+            return;
+        }
+        let Some(key) = item.extra.as_ref().and_then(|extra| extra.group.clone()) else { return };
+        let Some(found) = self.sessions.get(session) else { return };
+        let member = self.member(found.id);
+        self.tell_group(&key, GroupEvent::Done { member, count: 1 });
+    }
+}
+
+impl crate::session::Deliveries {
+    /// Takes out the shared messages that another member may get, oldest first.
+    fn take_shared(&mut self) -> Vec<(Arc<str>, Message)> {
+        let group_of = |item: &Queued| item.extra.as_ref().and_then(|extra| extra.group.clone());
+        let mut returned = Vec::new();
+        self.inflight.retain(|sent| match &sent.state {
+            Sent::Published(item) if item.qos == QoS::AtLeastOnce => match group_of(item) {
+                Some(key) => {
+                    returned.push((key, item.message.clone()));
+                    false
+                }
+                None => true,
+            },
+            _ => true,
+        });
+        let mut bytes = 0;
+        self.queue.retain(|item| match group_of(item) {
+            Some(key) => {
+                bytes += item.message.size();
+                returned.push((key, item.message.clone()));
+                false
+            }
+            None => true,
+        });
+        self.queue_bytes -= bytes;
+        returned
+    }
+}

@@ -1,0 +1,139 @@
+//! PUBACK, PUBREC, PUBREL, PUBCOMP (§3.4 to §3.7): deliveries come to their end.
+
+use octopus_mqtt::{Ack, AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
+
+use crate::event::ConnectionId;
+use crate::message::Dropped;
+use crate::refusal::Refusal;
+use crate::session::{Inflight, Queued, Sent};
+use crate::shard::Shard;
+use crate::subscriptions::SessionId;
+
+impl Shard {
+    /// The client has the QoS 1 message. An identifier we do not know is an old or repeated
+    /// acknowledgement and changes nothing.
+    pub(crate) fn puback(&mut self, id: ConnectionId, ack: &Ack<'_>) -> Result<(), Refusal> {
+        let Some(session) = self.session_of(id) else { return Ok(()) };
+        let is_qos1 = |item: &Queued| item.qos == octopus_mqtt::QoS::AtLeastOnce;
+        if let Some(item) = self.take_published(session, ack.packet_id, is_qos1) {
+            self.finish(session, &item, ack.reason);
+        }
+        self.pump(session);
+        Ok(())
+    }
+
+    /// The client has the QoS 2 message: PUBREL follows, also for an identifier we do not
+    /// know, so that the client can finish [MQTT-4.3.3-4].
+    pub(crate) fn pubrec(&mut self, id: ConnectionId, ack: &Ack<'_>) -> Result<(), Refusal> {
+        let Some(session) = self.session_of(id) else { return Ok(()) };
+        let is_qos2 = |item: &Queued| item.qos == octopus_mqtt::QoS::ExactlyOnce;
+        if ack.reason.is_error() {
+            if let Some(item) = self.take_published(session, ack.packet_id, is_qos2) {
+                self.finish(session, &item, ack.reason);
+            }
+            self.pump(session);
+            return Ok(());
+        }
+        let mut reason = ReasonCode::PacketIdNotFound;
+        if let Some(found) = self.sessions.get_mut(session)
+            && let Some(deliveries) = found.deliveries_if_any()
+            && let Some(index) = deliveries.position(ack.packet_id)
+        {
+            let sent = &mut deliveries.inflight[index];
+            let is_ours = match &sent.state {
+                Sent::Published(item) => is_qos2(item),
+                Sent::Released => true,
+            };
+            if is_ours {
+                sent.state = Sent::Released;
+                reason = ReasonCode::Success;
+            }
+        }
+        self.write_reply(id, AckKind::PubRel, ack.packet_id, reason);
+        Ok(())
+    }
+
+    /// The client releases a QoS 2 identifier; it may be used for a new message from now on
+    /// [MQTT-4.3.3-11].
+    pub(crate) fn pubrel(&mut self, id: ConnectionId, ack: &Ack<'_>) -> Result<(), Refusal> {
+        let Some(session) = self.session_of(id) else { return Ok(()) };
+        let found = self.sessions.get_mut(session).and_then(|s| s.deliveries_if_any());
+        let is_known = found.is_some_and(|deliveries| deliveries.release(ack.packet_id));
+        let reason = if is_known { ReasonCode::Success } else { ReasonCode::PacketIdNotFound };
+        self.write_reply(id, AckKind::PubComp, ack.packet_id, reason);
+        Ok(())
+    }
+
+    /// The QoS 2 delivery is finished.
+    pub(crate) fn pubcomp(&mut self, id: ConnectionId, ack: &Ack<'_>) -> Result<(), Refusal> {
+        let Some(session) = self.session_of(id) else { return Ok(()) };
+        if let Some(found) = self.sessions.get_mut(session)
+            && let Some(deliveries) = found.deliveries_if_any()
+            && let Some(index) = deliveries.position(ack.packet_id)
+            && matches!(deliveries.inflight[index].state, Sent::Released)
+        {
+            deliveries.remove_inflight(index);
+            self.stats.ledger.settle();
+        }
+        self.pump(session);
+        Ok(())
+    }
+
+    fn session_of(&self, id: ConnectionId) -> Option<SessionId> {
+        self.connections.get(id)?.session()
+    }
+
+    /// Takes the message this identifier stands for out of flight, if its PUBLISH is what
+    /// waits for an answer and it passes `is_meant`.
+    fn take_published(
+        &mut self,
+        session: SessionId,
+        packet_id: PacketId,
+        is_meant: impl Fn(&Queued) -> bool,
+    ) -> Option<Queued> {
+        let deliveries = self.sessions.get_mut(session)?.deliveries_if_any()?;
+        let index = deliveries.position(packet_id)?;
+        match &deliveries.inflight[index].state {
+            Sent::Published(item) if is_meant(item) => {}
+            _ => return None,
+        }
+        match deliveries.remove_inflight(index)?.state {
+            Sent::Published(item) => Some(item),
+            Sent::Released => None,
+        }
+    }
+
+    /// Books the end of a delivery. A client that refuses a message is not asked again, nor is
+    /// another member of a shared group [MQTT-4.8.2-6].
+    fn finish(&mut self, session: SessionId, item: &Queued, reason: ReasonCode) {
+        if reason.is_error() {
+            self.stats.ledger.unqueue();
+            self.drop_for(session, Dropped::RefusedByClient, &mut item.message.parcel());
+        } else {
+            self.stats.ledger.settle();
+        }
+        self.shared_done(session, item);
+    }
+
+    fn write_reply(
+        &mut self,
+        id: ConnectionId,
+        kind: AckKind,
+        packet_id: PacketId,
+        reason: ReasonCode,
+    ) {
+        let version = self.connections.get(id).map_or(Version::V3_1_1, |c| c.version);
+        let Some(out) = self.out(id) else { return };
+        encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
+    }
+}
+
+impl crate::session::Deliveries {
+    fn remove_inflight(&mut self, index: usize) -> Option<Inflight> {
+        let first_unsent = self.inflight.len() - self.unsent;
+        if index >= first_unsent {
+            self.unsent -= 1;
+        }
+        if index == 0 { self.inflight.pop_front() } else { self.inflight.remove(index) }
+    }
+}

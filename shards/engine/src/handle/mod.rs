@@ -1,0 +1,9 @@
+//! What each packet from a client does: one file per packet, methods on `Shard`.
+
+mod ack;
+mod auth;
+mod connect;
+mod disconnect;
+mod publish;
+mod subscribe;
+mod unsubscribe;

@@ -1,0 +1,191 @@
+//! PUBLISH (§3.3): a client's message comes in.
+
+use octopus_mqtt::{
+    AckKind, Delivery, Publish, QoS, ReasonCode, ReasonProperties, TopicName, encode_ack,
+};
+
+use crate::connection::Connection;
+use crate::envelope::Envelope;
+use crate::event::ConnectionId;
+use crate::message::{Dropped, Message, Parcel};
+use crate::refusal::Refusal;
+use crate::route::Origin;
+use crate::shard::Shard;
+use crate::subscriptions::SessionId;
+
+impl Shard {
+    pub(crate) fn publish(
+        &mut self,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+    ) -> Result<(), Refusal> {
+        let qos = publish.delivery.qos();
+        self.stats.publish_received[qos as usize] += 1;
+        self.check_publish(publish, qos)?;
+        let Some(connection) = self.connections.get_mut(id) else { return Ok(()) };
+        let Some(session) = connection.session() else { return Ok(()) };
+        let publisher = connection.publisher;
+        let aliased;
+        let topic = match (publish.topic, publish.properties.topic_alias) {
+            (Some(topic), None) => topic,
+            (topic, alias) => {
+                let max = self.config.limits.topic_alias_max;
+                aliased = resolve_alias(connection, topic, alias.map(|a| a.get()), max)?;
+                TopicName::assume_valid(&aliased)
+            }
+        };
+        let is_allowed = may_publish(connection, topic);
+        if let Delivery::ExactlyOnce(packet_id) = publish.delivery
+            && !self.receive_once(session, packet_id)?
+        {
+            self.acknowledge(id, publish.delivery, ReasonCode::Success);
+            return Ok(());
+        }
+        let mut parcel = Parcel::new(
+            topic,
+            publish.payload,
+            qos,
+            publish.retain,
+            &publish.properties.message,
+            publisher,
+            self.now,
+        );
+        let reason = if is_allowed {
+            if publish.retain {
+                self.retain_at_home(parcel.message().clone());
+            }
+            match self.route(&mut parcel, Origin::Client, Some(session)) {
+                0 => ReasonCode::NoMatchingSubscribers,
+                _ => ReasonCode::Success,
+            }
+        } else {
+            self.drop_for(session, Dropped::NotAuthorized, &mut parcel);
+            ReasonCode::NotAuthorized
+        };
+        self.acknowledge(id, publish.delivery, reason);
+        Ok(())
+    }
+
+    fn check_publish(&self, publish: &Publish<'_>, qos: QoS) -> Result<(), Refusal> {
+        let limits = self.limits();
+        if qos > limits.qos_max {
+            return Err(Refusal::QoSNotSupported);
+        }
+        if publish.retain && !limits.retain_available {
+            return Err(Refusal::RetainNotSupported);
+        }
+        if !publish.properties.subscription_ids.is_empty() {
+            return Err(Refusal::SubscriptionIdInPublish);
+        }
+        let levels_max = usize::from(limits.topic_levels_max);
+        if publish.topic.is_some_and(|topic| has_more_levels(topic.as_str(), levels_max)) {
+            return Err(Refusal::TooManyLevels);
+        }
+        Ok(())
+    }
+
+    /// Notes a QoS 2 identifier; `false` if this is the same message again [MQTT-4.3.3-10].
+    fn receive_once(
+        &mut self,
+        session: SessionId,
+        packet_id: octopus_mqtt::PacketId,
+    ) -> Result<bool, Refusal> {
+        let max = usize::from(self.limits().receive_max);
+        let Some(session) = self.sessions.get_mut(session) else { return Ok(false) };
+        let deliveries = session.deliveries();
+        if deliveries.has_received(packet_id) {
+            return Ok(false);
+        }
+        if deliveries.incoming_count() >= max {
+            return Err(Refusal::ReceiveMaximumExceeded);
+        }
+        Ok(deliveries.receive(packet_id))
+    }
+
+    /// PUBACK or PUBREC. An older client cannot be told of a refusal: it gets its plain
+    /// acknowledgement [MQTT311-3.3.5-2].
+    fn acknowledge(&mut self, id: ConnectionId, delivery: Delivery, reason: ReasonCode) {
+        let (kind, packet_id) = match delivery {
+            Delivery::AtMostOnce => return,
+            Delivery::AtLeastOnce(packet_id) => (AckKind::PubAck, packet_id),
+            Delivery::ExactlyOnce(packet_id) => (AckKind::PubRec, packet_id),
+        };
+        let Some(connection) = self.connections.get(id) else { return };
+        let (version, session) = (connection.version, connection.session());
+        if kind == AckKind::PubRec
+            && reason.is_error()
+            && version == octopus_mqtt::Version::V5
+            && let Some(session) = session.and_then(|session| self.sessions.get_mut(session))
+        {
+            session.deliveries().release(packet_id);
+        }
+        let Some(out) = self.out(id) else { return };
+        encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
+    }
+
+    /// Keeps, or with an empty payload forgets, a retained message on the shard its topic is
+    /// at home on [MQTT-3.3.1-5], [MQTT-3.3.1-6].
+    pub(crate) fn retain_at_home(&mut self, message: Message) {
+        let home = self.home_of(message.topic().as_str());
+        if home == self.config.id {
+            self.retain(message);
+        } else {
+            self.send(home, Envelope::Retain(message));
+        }
+    }
+
+    pub(crate) fn retain(&mut self, message: Message) {
+        let topic = message.topic();
+        if message.payload().is_empty() {
+            self.retained.remove(topic.as_str());
+            return;
+        }
+        let limits = &self.config.limits;
+        let is_new = self.retained.get(topic.as_str()).is_none();
+        let is_full = is_new && self.retained.count() >= limits.retained_count_max as usize
+            || self.retained.bytes() + message.size() > limits.retained_bytes_max;
+        if is_full {
+            // What was retained before is older than this one: it would be stale.
+            self.retained.remove(topic.as_str());
+            return self.stats.ledger.drop(Dropped::RetainedFull);
+        }
+        self.retained.insert(message);
+    }
+}
+
+/// The topic of a PUBLISH with a Topic Alias; defines or replaces the alias if a topic is
+/// given as well (§3.3.2.3.4).
+fn resolve_alias(
+    connection: &mut Connection,
+    topic: Option<TopicName<'_>>,
+    alias: Option<u16>,
+    max: u16,
+) -> Result<Box<str>, Refusal> {
+    let alias = alias.filter(|&alias| alias <= max).ok_or(Refusal::TopicAliasInvalid)?;
+    let aliases = &mut connection.extras().aliases_in;
+    let index = usize::from(alias) - 1;
+    match topic {
+        Some(topic) => {
+            if aliases.len() <= index {
+                aliases.resize(index + 1, None);
+            }
+            let topic: Box<str> = topic.as_str().into();
+            aliases[index] = Some(topic.clone());
+            Ok(topic)
+        }
+        None => aliases.get(index).cloned().flatten().ok_or(Refusal::TopicAliasInvalid),
+    }
+}
+
+/// What the client's rules allow; topics of the server's own only if a rule names them
+/// [MQTT-4.7.2-1].
+pub(super) fn may_publish(connection: &Connection, topic: TopicName<'_>) -> bool {
+    match &connection.acl {
+        Some(acl) => acl.allows_publish(topic),
+        None => !topic.as_str().starts_with('$'),
+    }
+}
+
+pub(super) fn has_more_levels(topic: &str, max: usize) -> bool {
+    topic.len() > max && topic.bytes().filter(|&byte| byte == b'/').count() >= max
+}

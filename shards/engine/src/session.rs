@@ -1,0 +1,366 @@
+//! Session State that outlives a connection: subscriptions, queue, in-flight, packet ids, will.
+//!
+//! Bookkeeping only; nothing here writes to a connection. Invariants: a Packet Identifier is
+//! in `inflight` at most once; `inflight` is in sending order; `queue_bytes` is the sum of the
+//! queued messages' sizes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use octopus_mqtt::{PacketId, QoS};
+
+use crate::envelope::SessionRef;
+use crate::event::{ConnectionId, Instant};
+use crate::message::Message;
+use crate::subscriptions::{FilterId, Grant, SessionId};
+use crate::will::Will;
+
+/// Session Expiry Interval that means never.
+pub(crate) const NEVER: u32 = u32::MAX;
+
+/// Scope: session, on its home shard.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionRef,
+    pub(crate) client_id: Box<str>,
+    pub(crate) connection: Option<ConnectionId>,
+    /// Session Expiry Interval, seconds; 0 ends with the connection.
+    pub(crate) expiry_s: u32,
+    /// While away: when the session ends.
+    pub(crate) ends_at: Option<Instant>,
+    /// While away: when the will is sent.
+    pub(crate) will_at: Option<Instant>,
+    pub(crate) will: Option<Box<Will>>,
+    pub(crate) subscriptions: Vec<FilterId>,
+    /// Made with the first message of QoS 1 or 2, replay or shared subscription.
+    deliveries: Option<Box<Deliveries>>,
+}
+
+/// What a session has to deliver. Scope: session.
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries {
+    /// Not yet sent, oldest first.
+    pub(crate) queue: VecDeque<Queued>,
+    /// Topic plus payload bytes in `queue`.
+    pub(crate) queue_bytes: usize,
+    /// Sent and not finished, in the order sent [MQTT-4.6.0-1].
+    pub(crate) inflight: VecDeque<Inflight>,
+    /// How many at the end of `inflight` were not sent again since the client came back.
+    pub(crate) unsent: usize,
+    /// QoS 2 identifiers received and not yet released by PUBREL, sorted.
+    incoming: Vec<PacketId>,
+    last_packet_id: u16,
+    /// The identifiers went once around while the oldest is still in flight.
+    lapped: bool,
+    /// Retained messages still to come, one subscription each.
+    pub(crate) replays: VecDeque<Replay>,
+    pub(crate) shared: Vec<SharedSubscription>,
+}
+
+/// A message and how to send it.
+#[derive(Clone, Debug)]
+pub(crate) struct Queued {
+    pub(crate) message: Message,
+    /// Already lowered to the subscription's maximum.
+    pub(crate) qos: QoS,
+    /// The RETAIN flag to send.
+    pub(crate) retain: bool,
+    pub(crate) extra: Option<Box<Extra>>,
+}
+
+/// What only some deliveries carry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    pub(crate) subscription_ids: Vec<u32>,
+    /// The shared group that picked this session.
+    pub(crate) group: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inflight {
+    pub(crate) packet_id: PacketId,
+    pub(crate) state: Sent,
+}
+
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// PUBLISH is out; PUBACK or PUBREC is awaited.
+    Published(Queued),
+    /// PUBREL is out; PUBCOMP is awaited. The message itself is the client's now.
+    Released,
+}
+
+/// Retained messages on their way to one subscription.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(crate) serial: u64,
+    pub(crate) filter: Box<str>,
+    pub(crate) grant: Grant,
+    /// The next shard to ask, and where in its part; `u16::MAX` as end.
+    pub(crate) shard: u16,
+    pub(crate) last_shard: u16,
+    pub(crate) after: Option<Box<str>>,
+    pub(crate) is_asked: bool,
+    /// Topics of live retained messages delivered meanwhile: newer than what the replay holds.
+    pub(crate) newer: Vec<Box<str>>,
+}
+
+/// One `$share` subscription of a session.
+#[derive(Debug)]
+pub(crate) struct SharedSubscription {
+    pub(crate) key: Arc<str>,
+    pub(crate) grant: Grant,
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionRef, client_id: &str) -> Self {
+        Self {
+            id,
+            client_id: client_id.into(),
+            connection: None,
+            expiry_s: 0,
+            ends_at: None,
+            will_at: None,
+            will: None,
+            subscriptions: Vec::new(),
+            deliveries: None,
+        }
+    }
+
+    pub(crate) fn is_online(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub(crate) fn deliveries(&mut self) -> &mut Deliveries {
+        self.deliveries.get_or_insert_default()
+    }
+
+    pub(crate) fn deliveries_if_any(&mut self) -> Option<&mut Deliveries> {
+        self.deliveries.as_deref_mut()
+    }
+
+    pub(crate) fn peek_deliveries(&self) -> Option<&Deliveries> {
+        self.deliveries.as_deref()
+    }
+
+    pub(crate) fn take_deliveries(&mut self) -> Option<Box<Deliveries>> {
+        self.deliveries.take()
+    }
+
+    /// Subscriptions of both kinds.
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.subscriptions.len() + self.peek_deliveries().map_or(0, |d| d.shared.len())
+    }
+}
+
+impl Deliveries {
+    /// The next free Packet Identifier [MQTT-2.2.1-3], or `None` if all are in flight.
+    pub(crate) fn next_packet_id(&mut self) -> Option<PacketId> {
+        if self.inflight.is_empty() {
+            self.lapped = false;
+        } else if self.inflight.len() == usize::from(u16::MAX) {
+            return None;
+        }
+        loop {
+            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
+            let id = PacketId::new(self.last_packet_id)?;
+            // Identifiers are handed out in order, so until the oldest one in flight is met
+            // again none can be in use.
+            self.lapped |= self.inflight.front().is_some_and(|oldest| oldest.packet_id == id);
+            if !self.lapped || self.inflight.iter().all(|sent| sent.packet_id != id) {
+                return Some(id);
+            }
+        }
+    }
+
+    /// Where in `inflight` this identifier is; acknowledgements mostly come in order.
+    pub(crate) fn position(&self, id: PacketId) -> Option<usize> {
+        self.inflight.iter().position(|sent| sent.packet_id == id)
+    }
+
+    /// Notes a QoS 2 identifier as received; `false` if it was already [MQTT-4.3.3-10].
+    pub(crate) fn receive(&mut self, id: PacketId) -> bool {
+        match self.incoming.binary_search(&id) {
+            Ok(_) => false,
+            Err(place) => {
+                self.incoming.insert(place, id);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn has_received(&self, id: PacketId) -> bool {
+        self.incoming.binary_search(&id).is_ok()
+    }
+
+    /// Releases a QoS 2 identifier upon PUBREL; `false` if it is unknown.
+    pub(crate) fn release(&mut self, id: PacketId) -> bool {
+        let place = self.incoming.binary_search(&id);
+        place.map(|place| self.incoming.remove(place)).is_ok()
+    }
+
+    pub(crate) fn incoming_count(&self) -> usize {
+        self.incoming.len()
+    }
+
+    pub(crate) fn push(&mut self, item: Queued) {
+        self.queue_bytes += item.message.size();
+        self.queue.push_back(item);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Queued> {
+        let item = self.queue.pop_front()?;
+        self.queue_bytes -= item.message.size();
+        if self.queue.is_empty() && self.queue.capacity() > 64 {
+            self.queue = VecDeque::new();
+        }
+        Some(item)
+    }
+
+    /// Messages that have not reached the client, as the ledger counts them.
+    pub(crate) fn owed_count(&self) -> usize {
+        self.queue.len() + self.inflight.len()
+    }
+}
+
+/// The sessions of a shard, by slot and by Client Identifier. Scope: shard.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    slots: Vec<Option<Box<Session>>>,
+    free: Vec<u32>,
+    by_client: HashTable<u32>,
+    hasher: foldhash::fast::FixedState,
+    last_serial: u32,
+}
+
+impl Sessions {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_client: HashTable::new(),
+            hasher: foldhash::fast::FixedState::with_seed(seed),
+            last_serial: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_client.len()
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.slots.get(id.0 as usize)?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.slots.get_mut(id.0 as usize)?.as_deref_mut()
+    }
+
+    /// The session if it is still the one meant.
+    pub(crate) fn get_ref(&mut self, id: SessionRef) -> Option<&mut Session> {
+        self.get_mut(id.id).filter(|session| session.id == id)
+    }
+
+    pub(crate) fn find(&self, client_id: &str) -> Option<SessionId> {
+        let hash = self.hash(client_id);
+        let found = self.by_client.find(hash, |&slot| self.client_at(slot) == client_id);
+        found.map(|&slot| SessionId(slot))
+    }
+
+    pub(crate) fn create(&mut self, client_id: &str) -> &mut Session {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        self.last_serial = self.last_serial.wrapping_add(1);
+        let id = SessionRef { id: SessionId(slot), serial: self.last_serial };
+        let hash = self.hash(client_id);
+        self.slots[slot as usize] = Some(Box::new(Session::new(id, client_id)));
+        let Self { slots, by_client, hasher, .. } = self;
+        let hash_at = |&slot: &u32| {
+            let client = slots[slot as usize].as_ref().map_or("", |session| &*session.client_id);
+            std::hash::BuildHasher::hash_one(hasher, client)
+        };
+        by_client.insert_unique(hash, slot, hash_at);
+        slots[slot as usize].as_mut().expect("it was put there above")
+    }
+
+    pub(crate) fn remove(&mut self, id: SessionId) -> Option<Box<Session>> {
+        let hash = self.hash(&self.get(id)?.client_id);
+        if let Ok(entry) = self.by_client.find_entry(hash, |&slot| slot == id.0) {
+            entry.remove();
+        }
+        self.free.push(id.0);
+        self.slots[id.0 as usize].take()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().flatten().map(|session| &**session)
+    }
+
+    fn hash(&self, client_id: &str) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.hasher, client_id)
+    }
+
+    fn client_at(&self, slot: u32) -> &str {
+        self.slots[slot as usize].as_ref().map_or("", |session| &session.client_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u16) -> PacketId {
+        PacketId::new(n).expect("not zero")
+    }
+
+    fn released(packet_id: PacketId) -> Inflight {
+        Inflight { packet_id, state: Sent::Released }
+    }
+
+    #[test]
+    fn packet_ids_skip_those_in_flight_after_the_wrap() {
+        let mut deliveries = Deliveries::default();
+        for n in [5, 7, 9] {
+            deliveries.inflight.push_back(released(id(n)));
+        }
+        deliveries.last_packet_id = 4;
+        let next: Vec<u16> =
+            (0..4).filter_map(|_| deliveries.next_packet_id()).map(|id| id.0.get()).collect();
+        assert_eq!(next, [6, 8, 10, 11]);
+    }
+
+    #[test]
+    fn packet_ids_run_out_only_when_all_are_in_flight() {
+        let mut deliveries = Deliveries::default();
+        for _ in 0..u16::MAX {
+            let packet_id = deliveries.next_packet_id().expect("one is free");
+            deliveries.inflight.push_back(released(packet_id));
+        }
+        assert_eq!(deliveries.next_packet_id(), None);
+        deliveries.inflight.remove(100);
+        assert_eq!(deliveries.next_packet_id(), Some(id(101)));
+    }
+
+    #[test]
+    fn a_slot_that_is_used_again_is_another_session() {
+        let mut sessions = Sessions::new(1);
+        let first = sessions.create("a").id;
+        sessions.remove(first.id);
+        let second = sessions.create("b").id;
+        assert_eq!(first.id, second.id);
+        assert!(sessions.get_ref(first).is_none() && sessions.get_ref(second).is_some());
+        assert!(sessions.find("a").is_none() && sessions.find("b") == Some(second.id));
+    }
+
+    #[test]
+    fn a_received_identifier_is_new_only_once() {
+        let mut deliveries = Deliveries::default();
+        assert!(deliveries.receive(id(3)) && deliveries.receive(id(1)));
+        assert!(!deliveries.receive(id(3)));
+        assert!(deliveries.release(id(3)) && !deliveries.release(id(3)));
+        assert!(deliveries.receive(id(3)));
+    }
+}

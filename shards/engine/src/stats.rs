@@ -1,0 +1,105 @@
+//! What one shard counts: plain integers, read by asking. Scope: shard.
+
+use crate::message::Dropped;
+
+/// Counters and gauges of one shard. Counters only rise; gauges are named as such.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Gauge: clients with a CONNACK.
+    pub connections: u64,
+    /// Gauge: sessions, connected or not.
+    pub sessions: u64,
+    /// Gauge: subscriptions of this shard's sessions, shared ones included.
+    pub subscriptions: u64,
+    /// Gauge: distinct filters of this shard's subscribers.
+    pub filters: u64,
+    /// Gauge: filters of other shards and nodes known here.
+    pub interest: u64,
+    /// Gauge: retained messages kept by this shard, and their topic plus payload bytes.
+    pub retained: u64,
+    pub retained_bytes: u64,
+    pub connects_accepted: u64,
+    pub connects_refused: u64,
+    /// Connections taken over by a newer one with the same Client Identifier.
+    pub takeovers: u64,
+    /// All control packets and bytes, in and out.
+    pub packets_received: u64,
+    pub packets_sent: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// PUBLISH packets by QoS, in from clients and out to clients (retransmissions included).
+    pub publish_received: [u64; 3],
+    pub publish_sent: [u64; 3],
+    pub wills_sent: u64,
+    pub ledger: Ledger,
+}
+
+/// Invariant 5: `owed = delivered + queued + forwarded + dropped` on every shard at every
+/// moment. One entry is one message to one destination (a session, a shared group or a peer).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Deliveries this shard took upon itself.
+    pub owed: u64,
+    /// QoS 0 written to the client's buffer; QoS 1 and 2 acknowledged by the client.
+    pub delivered: u64,
+    /// Gauge: waiting in a queue, or sent and not yet acknowledged.
+    pub queued: u64,
+    /// Handed to another shard or to the hub, which owes it from there.
+    pub forwarded: u64,
+    pub dropped: [u64; Dropped::ALL.len()],
+}
+
+impl Ledger {
+    /// Whether the books balance.
+    pub fn holds(&self) -> bool {
+        self.owed == self.delivered + self.queued + self.forwarded + self.dropped_total()
+    }
+
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+
+    pub fn dropped_for(&self, reason: Dropped) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    /// A new debt that is settled at once.
+    pub(crate) fn deliver(&mut self) {
+        self.owed += 1;
+        self.delivered += 1;
+    }
+
+    pub(crate) fn forward(&mut self) {
+        self.owed += 1;
+        self.forwarded += 1;
+    }
+
+    pub(crate) fn drop(&mut self, reason: Dropped) {
+        self.owed += 1;
+        self.dropped[reason as usize] += 1;
+    }
+
+    /// A new debt that waits.
+    pub(crate) fn queue(&mut self) {
+        self.owed += 1;
+        self.queued += 1;
+    }
+
+    /// A waiting message was acknowledged.
+    pub(crate) fn settle(&mut self) {
+        self.queued -= 1;
+        self.delivered += 1;
+    }
+
+    /// A waiting message was given up.
+    pub(crate) fn give_up(&mut self, reason: Dropped) {
+        self.queued -= 1;
+        self.dropped[reason as usize] += 1;
+    }
+
+    /// A waiting message leaves to be booked anew elsewhere.
+    pub(crate) fn unqueue(&mut self) {
+        self.queued -= 1;
+        self.owed -= 1;
+    }
+}

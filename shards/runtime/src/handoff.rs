@@ -1,0 +1,14 @@
+//! A connection on its way from the shard that accepted it to its session's home shard.
+
+use std::os::fd::OwnedFd;
+
+use octopus_engine::ListenerId;
+
+/// The socket and every byte read from it that nobody has used. Losing one closes the socket.
+#[derive(Debug)]
+pub(crate) struct HandOff {
+    pub(crate) socket: OwnedFd,
+    pub(crate) listener: ListenerId,
+    /// In the order they arrived, ahead of all that the socket still holds.
+    pub(crate) unread: Vec<u8>,
+}

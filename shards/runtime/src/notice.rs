@@ -1,0 +1,73 @@
+//! Writes the engine's notices to the log, one line each with its fields.
+
+use octopus_engine::{DisconnectReason, LostCause, Notice, ShardId};
+use tracing::{info, warn};
+
+pub(crate) fn log(shard: ShardId, notice: &Notice) {
+    let shard = shard.0;
+    match notice {
+        Notice::Connected {
+            client,
+            address,
+            listener,
+            version,
+            user,
+            session_present,
+            keep_alive_s,
+        } => {
+            let (listener, address) = (listener.0, address.as_ref().map(tracing::field::display));
+            info!(
+                shard,
+                %client,
+                address,
+                listener,
+                ?version,
+                user = user.as_deref(),
+                session_present,
+                keep_alive_s,
+                "connected"
+            );
+        }
+        Notice::Disconnected { client, address, reason } => {
+            let address = address.as_ref().map(tracing::field::display);
+            info!(shard, %client, address, reason = %Reason(reason), "disconnected");
+        }
+        Notice::Refused { client, address, reason } => {
+            let address = address.as_ref().map(tracing::field::display);
+            info!(shard, client = client.as_deref(), address, reason = %Reason(reason), "refused");
+        }
+        Notice::Dropped { client, reason, more, .. } => {
+            warn!(shard, %client, ?reason, more, "message dropped");
+        }
+    }
+}
+
+/// A `DisconnectReason` in words.
+struct Reason<'a>(&'a DisconnectReason);
+
+impl std::fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            DisconnectReason::ByClient(code) => write!(f, "client: {}", code.name()),
+            DisconnectReason::ByServer(code, why) => write!(f, "server: {} ({why})", code.name()),
+            DisconnectReason::Lost(LostCause::ClosedByPeer) => f.write_str("closed by peer"),
+            DisconnectReason::Lost(LostCause::Error) => f.write_str("connection error"),
+            DisconnectReason::Lost(LostCause::Layer) => f.write_str("stream layer error"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use octopus_mqtt::ReasonCode;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_reads_as_words() {
+        let reason = DisconnectReason::ByServer(ReasonCode::Success, "takeover".into());
+        assert_eq!(Reason(&reason).to_string(), "server: Success (takeover)");
+        let reason = DisconnectReason::Lost(LostCause::ClosedByPeer);
+        assert_eq!(Reason(&reason).to_string(), "closed by peer");
+    }
+}

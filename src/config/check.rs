@@ -1,0 +1,59 @@
+//! Values that are fine alone and wrong together.
+
+use std::collections::HashMap;
+
+use super::{Config, ConfigError};
+
+/// Everything in `config` that contradicts itself.
+pub(super) fn check(config: &Config) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let mut conflict = |key: &str, cause: String| {
+        errors.push(ConfigError::Conflict { key: key.to_owned(), cause });
+    };
+    check_listeners(config, &mut conflict);
+    check_redis(config, &mut conflict);
+    errors
+}
+
+fn check_listeners(config: &Config, conflict: &mut impl FnMut(&str, String)) {
+    for (index, listener) in config.listeners.iter().enumerate() {
+        for (name, value) in [("name", &listener.name), ("address", &listener.address)] {
+            if value.is_empty() {
+                conflict(&format!("listeners.{index}.{name}"), "not given; it must be".to_owned());
+            }
+        }
+    }
+    let listeners = config.all_listeners();
+    if listeners.is_empty() {
+        conflict("broker.listen", "false, and `listeners` is empty; expected one listener".into());
+    }
+    let mut names = HashMap::new();
+    let mut addresses = HashMap::new();
+    for listener in listeners.iter().filter(|listener| !listener.address.is_empty()) {
+        if names.insert(&listener.name, ()).is_some() {
+            conflict("listeners", format!("two of them have the name {:?}", listener.name));
+        }
+        let any_port = listener.address.ends_with(":0");
+        if let Some(other) = addresses.insert(&listener.address, &listener.name)
+            && !any_port
+        {
+            let (name, address) = (&listener.name, &listener.address);
+            conflict("listeners", format!("{name:?} and {other:?} have one address, {address}"));
+        }
+    }
+}
+
+fn check_redis(config: &Config, conflict: &mut impl FnMut(&str, String)) {
+    let redis = &config.redis;
+    let (sentinels, cluster) = (!redis.sentinel.nodes.is_empty(), !redis.cluster.nodes.is_empty());
+    if sentinels && redis.sentinel.master.is_empty() {
+        conflict("redis.sentinel.master", "not given; redis.sentinel.nodes needs it".to_owned());
+    }
+    if sentinels && cluster {
+        conflict("redis.cluster.nodes", "given with redis.sentinel.nodes; expected one".to_owned());
+    }
+    if cluster && redis.database != 0 {
+        let cause = format!("{}; a Redis Cluster has database 0 only", redis.database);
+        conflict("redis.database", cause);
+    }
+}

@@ -1,0 +1,416 @@
+//! The table of every key: its name, kind with unit and range, help, and field.
+//!
+//! Defaults are those of [`Config::default`]. Order is that of `config/octopus.yml` and of
+//! `--help`. Names are the predecessor's where it had them.
+
+use std::time::Duration;
+
+use super::{
+    Config, Listener, Shards,
+    value::{Field, Kind, Value},
+};
+
+/// One key of `T`.
+pub(super) struct Key<T> {
+    /// Full name, with dots; of a listener's key, the part behind `listeners.<index>.`.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// What it does, in a line or two.
+    pub(super) help: &'static str,
+    /// Where it is kept.
+    pub(super) field: fn(&mut T) -> &mut dyn Field,
+}
+
+/// The key under which further listeners stand.
+pub(super) const LISTENERS: &str = "listeners";
+
+/// What `listeners` is for.
+pub(super) const LISTENERS_HELP: &str =
+    "More listeners, beside broker.host:broker.port; a list of maps with these keys";
+
+const fn key<T>(
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    field: fn(&mut T) -> &mut dyn Field,
+) -> Key<T> {
+    Key { name, kind, help, field }
+}
+
+const fn count(min: u64, max: u64, unit: &'static str) -> Kind {
+    Kind::Count { min, max, unit }
+}
+
+const fn bytes(min: u64, max: u64) -> Kind {
+    Kind::Bytes { min, max }
+}
+
+const fn seconds(min: u64, max: u64) -> Kind {
+    Kind::Time { min: Duration::from_secs(min), max: Duration::from_secs(max) }
+}
+
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+const DAY_S: u64 = 24 * 3600;
+/// The most a Remaining Length can say, plus the fixed header (§1.5.5).
+const PACKET_BYTES_MAX: u64 = 268_435_460;
+
+const STORAGE: Kind = Kind::Choice(&["local", "redis"]);
+const ANY_PORT: Kind = count(0, 65_535, "");
+const PORT: Kind = count(1, 65_535, "");
+const HOST: Kind = Kind::Text { what: "a host name or an address", valid: is_host };
+const TEXT: Kind = Kind::Text { what: "text", valid: |_| true };
+const ENDPOINT: Kind = Kind::Text { what: "host:port", valid: is_endpoint };
+const ENDPOINTS: Kind = Kind::List { what: "host:port", valid: is_endpoint };
+const GROUP: Kind = Kind::Text {
+    what: "nothing, or up to 64 of letters, digits, '_', '-', '.'",
+    valid: |text| text.is_empty() || is_name(text),
+};
+const NAME: Kind = Kind::Text { what: "1 to 64 of letters, digits, '_', '-', '.'", valid: is_name };
+const LOG_FILTER: Kind = Kind::Text {
+    what: "error, warn, info, debug, trace, off, or a filter such as info,octopus_runtime=debug",
+    valid: crate::log::is_filter,
+};
+
+/// Every key but those below `listeners`.
+pub(super) static KEYS: &[Key<Config>] = &[
+    key(
+        "broker.group",
+        GROUP,
+        "Name of the cluster. Nodes with one group and one Redis are one broker to their clients. Empty: this node is alone and needs no Redis.",
+        |c| &mut c.broker.group,
+    ),
+    key("broker.id", NAME, "Name of this node, unique in its group.", |c| &mut c.broker.id),
+    key(
+        "broker.listen",
+        Kind::Switch,
+        "Whether to listen on broker.host:broker.port; false leaves it to `listeners`.",
+        |c| &mut c.broker.listen,
+    ),
+    key(
+        "broker.host",
+        HOST,
+        "Where to listen. 0.0.0.0: every IPv4 address of this machine; \"::\": every IPv6 address.",
+        |c| &mut c.broker.host,
+    ),
+    key("broker.port", ANY_PORT, "TCP port to listen on; 0: any free one.", |c| &mut c.broker.port),
+    key(
+        "broker.backlog",
+        count(1, 65_535, "connections"),
+        "Connections the kernel keeps waiting until they are accepted; net.core.somaxconn limits it.",
+        |c| &mut c.broker.backlog,
+    ),
+    key(
+        "broker.storage.retain",
+        STORAGE,
+        "Where retained messages are kept: in this process's memory, or in Redis.",
+        |c| &mut c.broker.storage.retain,
+    ),
+    key(
+        "broker.storage.publish",
+        STORAGE,
+        "Where queued and unacknowledged messages are kept.",
+        |c| &mut c.broker.storage.publish,
+    ),
+    key("broker.storage.subscription", STORAGE, "Where subscriptions are kept.", |c| {
+        &mut c.broker.storage.subscription
+    }),
+    key("broker.storage.session", STORAGE, "Where sessions are kept.", |c| {
+        &mut c.broker.storage.session
+    }),
+    key(
+        "broker.auth.enable",
+        Kind::Switch,
+        "Whether clients must authenticate; false: anyone may connect.",
+        |c| &mut c.broker.auth.enable,
+    ),
+    key(
+        "shards",
+        Kind::AutoOrCount { max: 1024, unit: "shards" },
+        "Shards, each a thread pinned to its core. auto: one per core this process may use.",
+        |c| &mut c.shards,
+    ),
+    key(
+        "connections.count_max",
+        count(1, 16_000_000, "connections"),
+        "Open connections of the node; more are closed at once.",
+        |c| &mut c.connections.count_max,
+    ),
+    key(
+        "limits.packet_size_max",
+        bytes(128, PACKET_BYTES_MAX),
+        "One packet from a client. Larger: the connection is closed (0x95).",
+        |c| &mut c.limits.packet_size_max,
+    ),
+    key(
+        "limits.connect_timeout",
+        seconds(1, 3600),
+        "From accept to a complete CONNECT. Later: closed.",
+        |c| &mut c.limits.connect_timeout,
+    ),
+    key(
+        "limits.keep_alive_max_s",
+        count(0, 65_535, "seconds"),
+        "Keep Alive for version 5 clients that ask for more, or for none; 0: any is accepted.",
+        |c| &mut c.limits.keep_alive_max_s,
+    ),
+    key(
+        "limits.out_bytes_max",
+        bytes(4096, 1 << 30),
+        "Bytes waiting to be sent, per connection. Above: QoS 0 is dropped, QoS 1 and 2 are queued, and the client is not read.",
+        |c| &mut c.limits.out_bytes_max,
+    ),
+    key(
+        "limits.inflight_count_max",
+        count(1, 65_535, "messages"),
+        "QoS 1 and 2 messages sent and unacknowledged, per session.",
+        |c| &mut c.limits.inflight_count_max,
+    ),
+    key(
+        "limits.receive_max",
+        count(1, 65_535, "messages"),
+        "QoS 1 and 2 messages of a client under way to us (Receive Maximum), per connection.",
+        |c| &mut c.limits.receive_max,
+    ),
+    key(
+        "limits.topic_alias_max",
+        count(0, 65_535, "aliases"),
+        "Topic Aliases accepted from a client, per connection.",
+        |c| &mut c.limits.topic_alias_max,
+    ),
+    key(
+        "limits.topic_alias_out_max",
+        count(0, 65_535, "aliases"),
+        "Topic Aliases used towards a client, per connection.",
+        |c| &mut c.limits.topic_alias_out_max,
+    ),
+    key(
+        "limits.queue_count_max",
+        count(0, 1_000_000_000, "messages"),
+        "Messages waiting in a session's queue.",
+        |c| &mut c.limits.queue_count_max,
+    ),
+    key(
+        "limits.queue_bytes_max",
+        bytes(0, TIB),
+        "Topic and payload bytes waiting in a session's queue.",
+        |c| &mut c.limits.queue_bytes_max,
+    ),
+    key(
+        "limits.queue_full",
+        Kind::Choice(&["drop_newest", "drop_oldest"]),
+        "Which message goes when a session's queue is full.",
+        |c| &mut c.limits.queue_full,
+    ),
+    key(
+        "limits.subscription_count_max",
+        count(1, 100_000_000, "subscriptions"),
+        "Subscriptions of one session. More: refused (0x97).",
+        |c| &mut c.limits.subscription_count_max,
+    ),
+    key(
+        "limits.topic_levels_max",
+        count(1, 65_535, "levels"),
+        "Levels of a topic name or filter. More: refused (0x90, 0x8F).",
+        |c| &mut c.limits.topic_levels_max,
+    ),
+    key(
+        "limits.retained_count_max",
+        count(0, 4_000_000_000, "messages"),
+        "Retained messages of the node. More: delivered, not retained.",
+        |c| &mut c.limits.retained_count_max,
+    ),
+    key(
+        "limits.retained_bytes_max",
+        bytes(0, TIB),
+        "Topic and payload bytes of the node's retained messages.",
+        |c| &mut c.limits.retained_bytes_max,
+    ),
+    key(
+        "limits.session_count_max",
+        count(1, 4_000_000_000, "sessions"),
+        "Sessions of the node, connected or not. More: CONNECT is refused (0x97).",
+        |c| &mut c.limits.session_count_max,
+    ),
+    key(
+        "limits.session_expiry_max",
+        seconds(0, u32::MAX as u64),
+        "Longest Session Expiry Interval; a 3.1.1 session that is not clean gets it too.",
+        |c| &mut c.limits.session_expiry_max,
+    ),
+    key("limits.qos_max", Kind::Choice(&["0", "1", "2"]), "Highest QoS accepted.", |c| {
+        &mut c.limits.qos_max
+    }),
+    key(
+        "limits.retain_available",
+        Kind::Switch,
+        "Whether messages may be retained; false: refused (0x9A).",
+        |c| &mut c.limits.retain_available,
+    ),
+    key(
+        "limits.shared_payload_min",
+        bytes(0, 256 * MIB),
+        "Payloads from this size are shared by reference, smaller ones copied to each subscriber's buffer.",
+        |c| &mut c.limits.shared_payload_min,
+    ),
+    key(
+        "limits.retained_slice_count",
+        count(1, 100_000, "messages"),
+        "Retained messages handed to a new subscription at a time.",
+        |c| &mut c.limits.retained_slice_count,
+    ),
+    key("redis.host", HOST, "Redis that the group shares.", |c| &mut c.redis.host),
+    key("redis.port", PORT, "Its port.", |c| &mut c.redis.port),
+    key("redis.database", count(0, 65_535, ""), "Its database number.", |c| &mut c.redis.database),
+    key("redis.username", TEXT, "User; empty: the default user.", |c| &mut c.redis.username),
+    key("redis.password", Kind::Secret, "Password; empty: none.", |c| &mut c.redis.password),
+    key("redis.ssl", Kind::Switch, "Whether to speak TLS with it.", |c| &mut c.redis.ssl),
+    key("redis.timeout", seconds(0, DAY_S), "For one command; 0s: none.", |c| &mut c.redis.timeout),
+    key("redis.connect_timeout", seconds(0, DAY_S), "For one connection; 0s: the kernel's.", |c| {
+        &mut c.redis.connect_timeout
+    }),
+    key("redis.sentinel.master", TEXT, "Name of the master that the Sentinels watch.", |c| {
+        &mut c.redis.sentinel.master
+    }),
+    key("redis.sentinel.nodes", ENDPOINTS, "The Sentinels; in use if there are any.", |c| {
+        &mut c.redis.sentinel.nodes
+    }),
+    key("redis.sentinel.username", TEXT, "User at the Sentinels.", |c| {
+        &mut c.redis.sentinel.username
+    }),
+    key("redis.sentinel.password", Kind::Secret, "Password at the Sentinels.", |c| {
+        &mut c.redis.sentinel.password
+    }),
+    key(
+        "redis.cluster.nodes",
+        ENDPOINTS,
+        "Some nodes of a Redis Cluster; in use if there are any.",
+        |c| &mut c.redis.cluster.nodes,
+    ),
+    key(
+        "redis.cluster.max_redirects",
+        count(0, 100, "redirections"),
+        "Redirections followed for one command.",
+        |c| &mut c.redis.cluster.max_redirects,
+    ),
+    key("http.enable", Kind::Switch, "Whether to serve metrics, health and the admin API.", |c| {
+        &mut c.http.enable
+    }),
+    key("http.host", HOST, "Where to serve them.", |c| &mut c.http.host),
+    key("http.port", ANY_PORT, "Their TCP port; 0: any free one.", |c| &mut c.http.port),
+    key(
+        "stats.interval",
+        seconds(1, 3600),
+        "Between two writes of the group's STATS keys to Redis.",
+        |c| &mut c.stats.interval,
+    ),
+    key(
+        "stats.sys_interval",
+        seconds(0, DAY_S),
+        "Between two rounds of $SYS messages; 0s: none.",
+        |c| &mut c.stats.sys_interval,
+    ),
+    key("log.level", LOG_FILTER, "How much to log.", |c| &mut c.log.level),
+    key("log.format", Kind::Choice(&["text", "json"]), "How a log line is written.", |c| {
+        &mut c.log.format
+    }),
+];
+
+/// The keys of each map in `listeners`.
+pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
+    key("name", NAME, "For logs and metrics; must be given.", |l| &mut l.name),
+    key("kind", Kind::Choice(&["tcp"]), "What is spoken below MQTT.", |l| &mut l.kind),
+    key("address", ENDPOINT, "Where to listen; must be given.", |l| &mut l.address),
+    key("backlog", count(1, 65_535, "connections"), "As broker.backlog.", |l| &mut l.backlog),
+];
+
+impl Field for Shards {
+    fn put(&mut self, value: Value) -> bool {
+        *self = match value {
+            Value::Auto => Self::Auto,
+            Value::Number(number) => match u16::try_from(number) {
+                Ok(number) => Self::Count(number),
+                Err(_) => return false,
+            },
+            _ => return false,
+        };
+        true
+    }
+
+    fn get(&self) -> Value {
+        match self {
+            Self::Auto => Value::Auto,
+            Self::Count(count) => Value::Number(u64::from(*count)),
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '/')
+}
+
+/// `host:port`; an IPv6 address stands in brackets.
+fn is_endpoint(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    is_host(host) && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T>(keys: &[Key<T>], target: &mut T, may_be_empty: &[&str]) {
+        for key in keys {
+            let value = (key.field)(target).get();
+            if may_be_empty.contains(&key.name) {
+                continue;
+            }
+            let text = key.kind.show(&value);
+            let read = key.kind.parse(&text);
+            assert_eq!(read.as_ref(), Some(&value), "{}: default {text}", key.name);
+            assert!((key.field)(target).put(value), "{}: field refuses its own value", key.name);
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_value_its_key_takes() {
+        check(KEYS, &mut Config::default(), &[]);
+        check(LISTENER_KEYS, &mut Listener::default(), &["name", "address"]);
+    }
+
+    #[test]
+    fn every_field_holds_the_whole_range_of_its_key() {
+        for key in KEYS {
+            let ends = match key.kind {
+                Kind::Count { min, max, .. } | Kind::Bytes { min, max } => {
+                    vec![Value::Number(min), Value::Number(max)]
+                }
+                Kind::AutoOrCount { max, .. } => vec![Value::Number(1), Value::Number(max)],
+                Kind::Time { min, max } => vec![Value::Time(min), Value::Time(max)],
+                Kind::Choice(words) => words.iter().map(|w| Value::Text((*w).into())).collect(),
+                _ => continue,
+            };
+            for end in ends {
+                let mut config = Config::default();
+                assert!((key.field)(&mut config).put(end.clone()), "{} {end:?}", key.name);
+                assert_eq!((key.field)(&mut config).get(), end, "{}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn endpoints_are_host_and_port() {
+        for good in ["localhost:1", "127.0.0.1:1883", "[::1]:1883"] {
+            assert!(is_endpoint(good), "{good}");
+        }
+        for bad in ["", "localhost", ":1883", "::1:1883", "host:99999", "a b:1", "tcp://a:1"] {
+            assert!(!is_endpoint(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The configuration: YAML file, environment and flags into one typed, checked [`Config`].
+//!
+//! Read in this order: this file (what is configured), `keys` (the one table of every key),
+//! `value` (how a value is written), `names` (how a key may be spelled, the predecessor's names
+//! among them), `load` (the sources, in rising order), `check` (values that exclude each other), `yaml` (a file with its lines), `error`
+//! (what is told), `reference` (what is generated from the table).
+//!
+//! A new key is a field here with its default, and one entry in `keys`. Its flag, environment
+//! variable, check, help text and line in `config/octopus.yml` follow from the entry.
+
+mod check;
+mod error;
+mod keys;
+mod load;
+mod names;
+mod reference;
+mod value;
+mod yaml;
+
+use std::time::Duration;
+
+use octopus_engine::{Limits, QueueFull};
+use octopus_mqtt::QoS;
+
+pub use error::{ConfigError, Nearest, Place, Warning};
+pub use load::{Effective, Flag, Loaded, Sources, load};
+pub use names::{is_setting, is_switch, is_switch_value};
+pub use reference::{example_file, help};
+pub use value::Secret;
+use value::Word;
+
+/// All that can be configured. Scope: one node.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub broker: Broker,
+    /// Listeners beside the one of `broker.host` and `broker.port`.
+    pub listeners: Vec<Listener>,
+    pub shards: Shards,
+    /// Limits of the node as a whole; [`limits_per_shard`] divides them.
+    pub limits: Limits,
+    pub connections: Connections,
+    pub redis: Redis,
+    pub http: Http,
+    pub stats: Stats,
+    pub log: Log,
+}
+
+/// Who this node is, where it listens first, and where it keeps what.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// The cluster's name; empty: this node is alone.
+    pub group: String,
+    /// This node's name, unique in its group.
+    pub id: String,
+    /// Whether the listener of `host` and `port` is opened at all.
+    pub listen: bool,
+    /// Name or address to listen on.
+    pub host: String,
+    /// 0: any free port.
+    pub port: u16,
+    pub backlog: u32,
+    pub storage: StorageKinds,
+    pub auth: Auth,
+}
+
+/// Where each kind of record is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StorageKinds {
+    pub retain: Storage,
+    pub publish: Storage,
+    pub subscription: Storage,
+    pub session: Storage,
+}
+
+/// Where records of one kind are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// In this process's memory; gone when it ends.
+    #[default]
+    Local,
+    /// In Redis, for the whole group.
+    Redis,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug, Default)]
+pub struct Auth {
+    /// `false`: anyone may, with or without a user name.
+    pub enable: bool,
+}
+
+/// One more place to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// For logs and metrics.
+    pub name: String,
+    pub kind: ListenerKind,
+    /// `host:port`.
+    pub address: String,
+    pub backlog: u32,
+}
+
+/// What is spoken below MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListenerKind {
+    #[default]
+    Tcp,
+}
+
+/// How many shards the node runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shards {
+    /// One per core this process may use.
+    #[default]
+    Auto,
+    Count(u16),
+}
+
+/// Connections of the node.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// Open connections, all listeners together. More are accepted and closed at once.
+    pub count_max: u32,
+}
+
+/// The Redis that a group shares.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    pub host: String,
+    pub port: u16,
+    pub database: u32,
+    /// Empty: the default user.
+    pub username: String,
+    /// Empty: none is sent.
+    pub password: Secret,
+    pub ssl: bool,
+    /// For one command.
+    pub timeout: Duration,
+    /// For one connection.
+    pub connect_timeout: Duration,
+    pub sentinel: Sentinel,
+    pub cluster: Cluster,
+}
+
+/// Redis Sentinels to ask for the master; in use if `nodes` has any.
+#[derive(Clone, Debug, Default)]
+pub struct Sentinel {
+    /// The name under which the Sentinels know the master.
+    pub master: String,
+    /// `host:port` each.
+    pub nodes: Vec<String>,
+    pub username: String,
+    pub password: Secret,
+}
+
+/// Redis Cluster; in use if `nodes` has any.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// `host:port` of some of its nodes.
+    pub nodes: Vec<String>,
+    /// Redirections followed for one command.
+    pub max_redirects: u16,
+}
+
+/// Metrics, health and the admin API.
+#[derive(Clone, Debug)]
+pub struct Http {
+    pub enable: bool,
+    pub host: String,
+    pub port: u16,
+}
+
+/// What is counted, and how often it is told.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Between two writes of the group's `STATS` keys.
+    pub interval: Duration,
+    /// Between two rounds of `$SYS` messages; zero: none are sent.
+    pub sys_interval: Duration,
+}
+
+/// The log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A level, or a filter with one per target.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self {
+            group: String::new(),
+            id: "BROKER1".to_owned(),
+            listen: true,
+            host: "127.0.0.1".to_owned(),
+            port: 20000,
+            backlog: 1024,
+            storage: StorageKinds::default(),
+            auth: Auth::default(),
+        }
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            kind: ListenerKind::Tcp,
+            address: String::new(),
+            backlog: Broker::default().backlog,
+        }
+    }
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { count_max: 1_000_000 }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            port: 6379,
+            database: 0,
+            username: String::new(),
+            password: Secret::default(),
+            ssl: false,
+            timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            sentinel: Sentinel::default(),
+            cluster: Cluster::default(),
+        }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { nodes: Vec::new(), max_redirects: 5 }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { enable: true, host: "127.0.0.1".to_owned(), port: 20080 }
+    }
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(5), sys_interval: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Word for Storage {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("local", Self::Local), ("redis", Self::Redis)];
+}
+
+impl Word for ListenerKind {
+    const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp)];
+}
+
+impl Word for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Word for QueueFull {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("drop_newest", Self::DropNewest), ("drop_oldest", Self::DropOldest)];
+}
+
+impl Word for QoS {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("0", Self::AtMostOnce), ("1", Self::AtLeastOnce), ("2", Self::ExactlyOnce)];
+}
+
+impl StorageKinds {
+    /// Each kind with its key's last word.
+    pub fn named(&self) -> [(&'static str, Storage); 4] {
+        [
+            ("retain", self.retain),
+            ("publish", self.publish),
+            ("subscription", self.subscription),
+            ("session", self.session),
+        ]
+    }
+}
+
+impl Config {
+    /// Every listener: that of `broker.host` and `broker.port` first, if it is to be opened,
+    /// then `listeners` in their order.
+    pub fn all_listeners(&self) -> Vec<Listener> {
+        let first = self.broker.listen.then(|| Listener {
+            name: "default".to_owned(),
+            kind: ListenerKind::Tcp,
+            address: join_port(&self.broker.host, self.broker.port),
+            backlog: self.broker.backlog,
+        });
+        first.into_iter().chain(self.listeners.iter().cloned()).collect()
+    }
+}
+
+/// The limits of one of `shards` shards: what `node` counts per node is divided, rounded up;
+/// what it counts per connection, session or subscription stays.
+pub fn limits_per_shard(node: &Limits, shards: u16) -> Limits {
+    let shards = shards.max(1);
+    Limits {
+        retained_count_max: node.retained_count_max.div_ceil(u32::from(shards)),
+        retained_bytes_max: node.retained_bytes_max.div_ceil(usize::from(shards)),
+        session_count_max: node.session_count_max.div_ceil(u32::from(shards)),
+        ..node.clone()
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+fn join_port(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_the_node_are_divided_and_those_of_a_client_are_not() {
+        let node = Limits::default();
+        let shard = limits_per_shard(&node, 3);
+        assert_eq!(shard.retained_count_max, 333_334);
+        assert_eq!(shard.session_count_max, 333_334);
+        assert_eq!(shard.retained_bytes_max, (1_usize << 30).div_ceil(3));
+        assert_eq!(shard.queue_count_max, node.queue_count_max);
+        assert_eq!(limits_per_shard(&node, 0).session_count_max, 1_000_000);
+    }
+
+    #[test]
+    fn the_default_listener_comes_first_and_can_be_left_out() {
+        let mut config = Config { listeners: vec![Listener::default()], ..Config::default() };
+        config.broker.host = "::1".to_owned();
+        let addresses: Vec<String> =
+            config.all_listeners().into_iter().map(|listener| listener.address).collect();
+        assert_eq!(addresses, ["[::1]:20000", ""]);
+        config.broker.listen = false;
+        assert_eq!(config.all_listeners(), config.listeners);
+    }
+}

@@ -1,0 +1,152 @@
+//! The mesh's last peer: hands what shards send out to whoever asked or must know.
+//!
+//! One task owns the receiving end of the mesh. It never waits for a part of the control
+//! plane: authentication, bridge and store take what is theirs over a bounded channel, and
+//! when one is full its named behaviour applies, so that no slow backend reaches a shard.
+//! Everyone else talks to the shards through a [`Hub`], a handle that clones.
+
+use std::collections::HashMap;
+
+use octopus_engine::{AuthAnswer, AuthOutcome, AuthRequest, Envelope, Message, ShardId, Stats};
+use octopus_mqtt::ReasonCode;
+use octopus_runtime::{HubHandle, HubSender};
+use tokio::sync::{mpsc, oneshot};
+
+/// Connects that wait for authentication at a time; more are told the server is busy (0x89).
+const AUTH_WAITING_MAX: usize = 16_384;
+/// Questions of the control plane that wait for the hub's turn.
+const REQUESTS_MAX: usize = 1024;
+
+/// The way from the control plane to the shards. Cheap to clone. Scope: node.
+#[derive(Clone)]
+pub struct Hub {
+    sender: HubSender,
+    requests: mpsc::Sender<Request>,
+    shards: u16,
+}
+
+/// A CONNECT to decide on, and the shard that waits for the answer.
+pub struct AuthQuestion {
+    pub shard: ShardId,
+    pub request: AuthRequest,
+}
+
+/// What the hub's task is asked to collect.
+enum Request {
+    Stats(oneshot::Sender<Vec<Stats>>),
+}
+
+/// The hub's task, before it runs.
+pub struct HubTask {
+    handle: HubHandle,
+    requests: mpsc::Receiver<Request>,
+    auth: Option<mpsc::Sender<AuthQuestion>>,
+    shards: u16,
+    /// Answers to `StatsWanted` that are still coming, oldest question first.
+    stats: Vec<StatsRound>,
+}
+
+struct StatsRound {
+    answers: HashMap<ShardId, Stats>,
+    asker: oneshot::Sender<Vec<Stats>>,
+}
+
+/// The hub of a node that has just started: the handle for everyone, the task to spawn, and
+/// the questions that authentication answers.
+pub fn hub(handle: HubHandle, shards: u16) -> (Hub, HubTask, mpsc::Receiver<AuthQuestion>) {
+    let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
+    let (auth_in, auth) = mpsc::channel(AUTH_WAITING_MAX);
+    let hub = Hub { sender: handle.sender(), requests: requests_in, shards };
+    let task = HubTask { handle, requests, auth: Some(auth_in), shards, stats: Vec::new() };
+    (hub, task, auth)
+}
+
+impl Hub {
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// The counters of every shard, by shard; `None` if the node is stopping.
+    pub async fn stats(&self) -> Option<Vec<Stats>> {
+        let (asker, answer) = oneshot::channel();
+        self.requests.send(Request::Stats(asker)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Answers an [`AuthQuestion`].
+    pub fn authenticated(&self, shard: ShardId, answer: AuthAnswer) {
+        self.sender.send(shard, vec![Envelope::Authenticated(Box::new(answer))]);
+    }
+
+    /// Publishes a message of the node's own to all its clients.
+    pub fn publish(&self, message: Message) {
+        self.sender.send(ShardId(0), vec![Envelope::Inject(message)]);
+    }
+
+    /// Ends a client's connection, wherever on this node it is.
+    pub fn kick(&self, client: &str, reason: ReasonCode) {
+        self.sender.broadcast(&[Envelope::Kick { client: client.into(), reason }]);
+    }
+}
+
+impl HubTask {
+    /// Runs until every shard has ended.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                batch = self.handle.recv() => match batch {
+                    Some((shard, envelopes)) => {
+                        for envelope in envelopes {
+                            self.take(shard, envelope);
+                        }
+                    }
+                    None => return,
+                },
+                Some(request) = self.requests.recv() => self.ask(request),
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        match request {
+            Request::Stats(asker) => {
+                self.stats.push(StatsRound { answers: HashMap::new(), asker });
+                self.handle.broadcast(&[Envelope::StatsWanted]);
+            }
+        }
+    }
+
+    fn take(&mut self, shard: ShardId, envelope: Envelope) {
+        match envelope {
+            Envelope::Stats(stats) => self.take_stats(shard, *stats),
+            Envelope::Authenticate(request) => self.authenticate(shard, *request),
+            other => tracing::error!(?shard, envelope = ?other, "not for the hub"),
+        }
+    }
+
+    /// Shards answer in the order they were asked, so an answer belongs to the oldest round
+    /// that has none of this shard yet.
+    fn take_stats(&mut self, shard: ShardId, stats: Stats) {
+        let waiting = self.stats.iter().position(|round| !round.answers.contains_key(&shard));
+        let Some(index) = waiting else { return };
+        let round = &mut self.stats[index];
+        round.answers.insert(shard, stats);
+        if round.answers.len() == usize::from(self.shards) {
+            let mut round = self.stats.remove(index);
+            let in_order = (0..self.shards).filter_map(|id| round.answers.remove(&ShardId(id)));
+            // Whoever asked may have gone away.
+            let _ = round.asker.send(in_order.collect());
+        }
+    }
+
+    fn authenticate(&mut self, shard: ShardId, request: AuthRequest) {
+        let connection = request.connection;
+        let question = AuthQuestion { shard, request };
+        let is_taken = self.auth.as_ref().is_some_and(|auth| auth.try_send(question).is_ok());
+        if !is_taken {
+            let outcome = AuthOutcome::Refused { reason: ReasonCode::ServerBusy };
+            let answer = AuthAnswer { connection, outcome };
+            self.handle.send(shard, vec![Envelope::Authenticated(Box::new(answer))]);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! From the configuration to running shards.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs as _},
+};
+
+use octopus_engine::{ListenerId, Pick, Shard, ShardConfig};
+
+use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
+
+pub use octopus_runtime::{Node, ShardFailed};
+
+/// Why a node did not start; its text says what, where and how to mend it.
+#[derive(Debug)]
+pub enum StartError {
+    /// A listener's host has no address.
+    NoAddress { listener: String, address: String, cause: io::Error },
+    /// A value that is right and that this version does not carry out.
+    NotSupported { key: String, value: &'static str, supported: &'static str },
+    /// The shards, or what they need of the kernel.
+    Runtime(octopus_runtime::StartError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress { listener, address, cause } => write!(
+                f,
+                "listener {listener}: {address} does not resolve ({cause}); give an address of \
+                 this machine, or 0.0.0.0 for all of them"
+            ),
+            Self::NotSupported { key, value, supported } => {
+                write!(f, "{key}: {value} is not supported by this version; use {supported}")
+            }
+            Self::Runtime(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<octopus_runtime::StartError> for StartError {
+    fn from(error: octopus_runtime::StartError) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+/// Starts the shards; returns when all of them accept connections.
+///
+/// # Errors
+/// What is in the way, with its remedy; nothing is left running then.
+pub fn start(config: &Config) -> Result<Node, StartError> {
+    refuse_unsupported(config)?;
+    octopus_runtime::preflight()?;
+    let limits = config.limits.clone();
+    let make = move |id, shards, seed| {
+        let limits = limits_per_shard(&limits, shards);
+        let shared_pick = Pick::default();
+        Shard::new(ShardConfig { id, shards, limits, seed, authenticate: false, shared_pick })
+    };
+    Ok(octopus_runtime::start(&node_config(config)?, make)?)
+}
+
+/// Refuses what would be accepted and not done.
+fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
+    let in_redis = config.broker.storage.named().into_iter().find(|(_, s)| *s == Storage::Redis);
+    if let Some((kind, _)) = in_redis {
+        let key = format!("broker.storage.{kind}");
+        return Err(StartError::NotSupported { key, value: "redis", supported: "local" });
+    }
+    if config.broker.auth.enable {
+        let key = "broker.auth.enable".to_owned();
+        return Err(StartError::NotSupported { key, value: "true", supported: "false" });
+    }
+    Ok(())
+}
+
+fn node_config(config: &Config) -> Result<octopus_runtime::NodeConfig, StartError> {
+    let listeners = config.all_listeners();
+    let listeners = (0..).zip(&listeners).map(|(id, listener)| listener_config(id, listener));
+    Ok(octopus_runtime::NodeConfig {
+        shards: match config.shards {
+            Shards::Auto => None,
+            Shards::Count(count) => Some(count),
+        },
+        listeners: listeners.collect::<Result<_, _>>()?,
+        connection_count_max: usize::try_from(config.connections.count_max).unwrap_or(usize::MAX),
+        ..octopus_runtime::NodeConfig::default()
+    })
+}
+
+fn listener_config(
+    id: u16,
+    listener: &Listener,
+) -> Result<octopus_runtime::ListenerConfig, StartError> {
+    let address = resolve(&listener.address).map_err(|cause| StartError::NoAddress {
+        listener: listener.name.clone(),
+        address: listener.address.clone(),
+        cause,
+    })?;
+    Ok(octopus_runtime::ListenerConfig {
+        id: ListenerId(id),
+        address,
+        backlog: i32::try_from(listener.backlog).unwrap_or(i32::MAX),
+    })
+}
+
+/// The address of `host:port`; of several, the first of IPv4, so that `localhost` is 127.0.0.1.
+fn resolve(endpoint: &str) -> io::Result<SocketAddr> {
+    let addresses: Vec<SocketAddr> = endpoint.to_socket_addrs()?.collect();
+    let first_v4 = addresses.iter().find(|address| address.is_ipv4());
+    let found = first_v4.or_else(|| addresses.first()).copied();
+    found.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_are_resolved_in_their_order() {
+        let mut config = Config::default();
+        config.broker.host = "localhost".to_owned();
+        let address = "[::1]:1883".to_owned();
+        config.listeners.push(Listener { name: "six".into(), address, ..Listener::default() });
+        let addresses: Vec<String> = node_config(&config)
+            .expect("both resolve")
+            .listeners
+            .iter()
+            .map(|listener| format!("{} {}", listener.id.0, listener.address))
+            .collect();
+        assert_eq!(addresses, ["0 127.0.0.1:20000", "1 [::1]:1883"]);
+    }
+
+    #[test]
+    fn what_is_not_carried_out_is_refused_in_one_line() {
+        let mut config = Config::default();
+        config.broker.storage.session = Storage::Redis;
+        let line = refuse_unsupported(&config).expect_err("not supported").to_string();
+        assert_eq!(
+            line,
+            "broker.storage.session: redis is not supported by this version; use local"
+        );
+    }
+}
