@@ -2,3 +2,4 @@
 //! node's own contract.
 
 mod node;
+mod shared;
