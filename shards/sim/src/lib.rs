@@ -10,13 +10,17 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod fuzz;
 mod hub;
 mod node;
 mod random;
+mod run;
 mod socket;
 
 pub use client::{Client, Received, connect};
+pub use fuzz::fuzz_operations;
 pub use hub::{AuthPolicy, Hub};
 pub use node::{Node, NodeConfig};
 pub use random::Random;
+pub use run::{Failure, Options, Report, run, shrink};
 pub use socket::{Intake, SocketId};

@@ -5,7 +5,7 @@
 //! pushing. Every step is a method of its own, so that a scheduler can interleave them;
 //! [`Node::settle`] takes them all until nothing is left to do.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use octopus_engine::{
@@ -142,6 +142,11 @@ impl Node {
     /// What the node sent and the client has not looked at.
     pub fn take_received(&mut self, socket: SocketId) -> Vec<u8> {
         std::mem::take(&mut self.sockets[socket.0].outbound)
+    }
+
+    /// Whether bytes wait for the client.
+    pub(crate) fn has_received(&self, socket: SocketId) -> bool {
+        !self.sockets[socket.0].outbound.is_empty()
     }
 
     /// Whether the node closed the connection, or it was cut.
@@ -310,9 +315,8 @@ impl Node {
     pub(crate) fn carry_out(&mut self, shard: ShardId) -> bool {
         let seat = &mut self.seats[usize::from(shard.0)];
         if seat.outputs.is_empty() {
-            while let Some(output) = seat.engine.poll() {
-                seat.outputs.push_back(output);
-            }
+            let drained = std::iter::from_fn(|| seat.engine.poll()).collect();
+            seat.outputs = in_flush_order(drained);
             seat.is_drained = true;
         }
         let Some(output) = seat.outputs.pop_front() else { return false };
@@ -473,6 +477,29 @@ impl Node {
         let slot = self.seats[usize::from(shard.0)].slots.get(connection.slot as usize)?;
         slot.socket.filter(|_| slot.generation == connection.generation)
     }
+}
+
+/// The order in which the real driver carries out one turn: one parcel for each peer, then what
+/// concerns connections. A `Retain` is pushed at once with all that goes before it to its peer,
+/// so that nothing which was caused by it is seen anywhere before it.
+fn in_flush_order(outputs: Vec<Output>) -> VecDeque<Output> {
+    let mut flushed = VecDeque::with_capacity(outputs.len());
+    let mut parcels: BTreeMap<Peer, Vec<Output>> = BTreeMap::new();
+    let mut others = Vec::new();
+    for output in outputs {
+        let Output::Send { to, envelope } = &output else {
+            others.push(output);
+            continue;
+        };
+        let (to, is_urgent) = (*to, matches!(envelope, Envelope::Retain(_)));
+        parcels.entry(to).or_default().push(output);
+        if is_urgent {
+            flushed.extend(parcels.remove(&to).into_iter().flatten());
+        }
+    }
+    flushed.extend(parcels.into_values().flatten());
+    flushed.extend(others);
+    flushed
 }
 
 fn remote() -> Remote {
