@@ -480,8 +480,9 @@ impl Node {
 }
 
 /// The order in which the real driver carries out one turn: one parcel for each peer, then what
-/// concerns connections. A `Retain` is pushed at once with all that goes before it to its peer,
-/// so that nothing which was caused by it is seen anywhere before it.
+/// concerns connections. A `Retain` is pushed at once, behind all that came before it to
+/// anybody: so nobody sees the live message before the retained one is at its home, nor finds
+/// the retained one while an older live message is still to come.
 fn in_flush_order(outputs: Vec<Output>) -> VecDeque<Output> {
     let mut flushed = VecDeque::with_capacity(outputs.len());
     let mut parcels: BTreeMap<Peer, Vec<Output>> = BTreeMap::new();
@@ -491,10 +492,12 @@ fn in_flush_order(outputs: Vec<Output>) -> VecDeque<Output> {
             others.push(output);
             continue;
         };
-        let (to, is_urgent) = (*to, matches!(envelope, Envelope::Retain(_)));
+        let (to, is_retain) = (*to, matches!(envelope, Envelope::Retain(_)));
         parcels.entry(to).or_default().push(output);
-        if is_urgent {
-            flushed.extend(parcels.remove(&to).into_iter().flatten());
+        if is_retain {
+            let own = parcels.remove(&to).unwrap_or_default();
+            flushed.extend(std::mem::take(&mut parcels).into_values().flatten());
+            flushed.extend(own);
         }
     }
     flushed.extend(parcels.into_values().flatten());
