@@ -45,7 +45,7 @@ pub struct NodeConfig {
 pub struct Tuning {
     /// Requests that one system call can submit.
     pub ring_entries: u32,
-    /// Receive buffers, a power of two.
+    /// Receive buffers, a power of two. Only what was once written to takes memory.
     pub receive_buffer_count: u16,
     pub receive_buffer_bytes: u32,
     /// Longest sleep in the ring, and so the longest that other tasks of the executor wait.
@@ -71,7 +71,7 @@ impl Default for Tuning {
         Self {
             ring_entries: 1024,
             receive_buffer_count: 256,
-            receive_buffer_bytes: 8 << 10,
+            receive_buffer_bytes: 32 << 10,
             sleep_max: Duration::from_millis(100),
             preempt_timer: Duration::from_millis(100),
         }
