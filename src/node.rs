@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
-use octopus_engine::{ListenerId, Pick, Shard, ShardConfig};
+use octopus_engine::{ListenerId, Shard, ShardConfig};
 
 use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
 
@@ -56,16 +56,7 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
     let limits = config.limits.clone();
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
-        Shard::new(ShardConfig {
-            id,
-            shards,
-            limits,
-            seed,
-            authenticate: false,
-            server_reference: None,
-            response_information: None,
-            shared_pick: Pick::default(),
-        })
+        Shard::new(ShardConfig { limits, ..ShardConfig::new(id, shards, seed) })
     };
     Ok(octopus_runtime::start(&node_config(config)?, make)?)
 }

@@ -46,6 +46,22 @@ pub struct ShardConfig {
     pub shared_pick: crate::group::Pick,
 }
 
+impl ShardConfig {
+    /// A shard with default limits that lets everybody in.
+    pub fn new(id: ShardId, shards: u16, seed: u64) -> Self {
+        Self {
+            id,
+            shards,
+            limits: Limits::default(),
+            seed,
+            authenticate: false,
+            server_reference: None,
+            response_information: None,
+            shared_pick: crate::group::Pick::default(),
+        }
+    }
+}
+
 /// Bytes that may wait behind a CONNECT the hub is asked about.
 const WAITING_BYTES_MAX: usize = 64 << 10;
 /// Buffers kept for the next connection that writes.

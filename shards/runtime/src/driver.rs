@@ -28,7 +28,7 @@ use crate::accept::Acceptor;
 use crate::connections::{Connections, Leaving, Phase};
 use crate::handoff::HandOff;
 use crate::mesh::{Inbox, Pressure, Sender};
-use crate::net::{Completion, Operation, Received, Ring, Sent, Token};
+use crate::net::{Completion, Operation, Received, Ring, Sent, Token, WriteIndex};
 use crate::notice;
 use crate::service::Service;
 
@@ -190,7 +190,8 @@ impl<S: Service> Driver<S> {
                 Operation::Send => self.sent(completion),
                 Operation::Accept => self.accepted(completion),
                 Operation::Wake if !completion.more() && self.stop_at.is_none() => self.watch(),
-                Operation::Wake | Operation::Cancel => {}
+                Operation::CancelReceive if completion.missed() => self.cancel_missed(completion),
+                Operation::Wake | Operation::CancelReceive | Operation::Cancel => {}
             }
         }
         self.completions = completions;
@@ -210,18 +211,18 @@ impl<S: Service> Driver<S> {
             self.acceptor.refused(self.now);
             return;
         }
-        self.open(socket, listener, &[]);
+        self.open(socket, listener, None);
     }
 
-    /// A connection begins on this shard, with what was read from it elsewhere.
-    fn open(&mut self, socket: OwnedFd, listener: ListenerId, unread: &[u8]) {
+    /// A connection begins on this shard, with what was read from it elsewhere if it was
+    /// handed over.
+    fn open(&mut self, socket: OwnedFd, listener: ListenerId, unread: Option<&[u8]>) {
         let address = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket());
-        let id = self.connections.insert(socket, listener);
+        let id = self.connections.insert(socket, listener, unread.is_none());
         let remote = Remote { listener, address, certificate: None };
         self.service.handle(Input::Opened { connection: id, remote }, self.now);
-        if !unread.is_empty() {
-            let input = Input::Received { connection: id, bytes: unread };
-            self.service.handle(input, self.now);
+        if let Some(bytes) = unread.filter(|bytes| !bytes.is_empty()) {
+            self.service.handle(Input::Received { connection: id, bytes }, self.now);
         }
         self.receive(id);
     }
@@ -250,7 +251,13 @@ impl<S: Service> Driver<S> {
                     Phase::Leaving(leaving) => leaving.unread.extend_from_slice(bytes),
                     Phase::Closing => {}
                 }
+                let fresh = connection.fresh;
                 self.give_back(buffer);
+                // The service may have let go of it: what this turn still brings must not go
+                // there any more but along with the hand-off.
+                if fresh {
+                    self.drain();
+                }
             }
             Received::NoBuffers => {
                 self.starved.push(id);
@@ -283,14 +290,7 @@ impl<S: Service> Driver<S> {
         let Some(write) = connection.write else { return };
         match self.ring.sent(completion, write) {
             Sent::Part => self.ring.send(connection.socket(), slot, write),
-            Sent::All => {
-                connection.write = None;
-                let buffer = self.ring.finish_write(write);
-                if connection.is_open() {
-                    self.service.handle(Input::Written { connection: id, buffer }, self.now);
-                }
-                self.written_last(id);
-            }
+            Sent::All => self.written(id, write),
             Sent::Failed(error) => {
                 tracing::debug!(slot, %error, "send failed");
                 connection.write = None;
@@ -302,10 +302,15 @@ impl<S: Service> Driver<S> {
         }
     }
 
-    /// After the last write of a closing connection: tells the peer, whose end ends it.
-    fn written_last(&mut self, id: ConnectionId) {
+    /// All of a write is with the kernel. If that was the last one, the peer is told, and its
+    /// own end ends the connection.
+    fn written(&mut self, id: ConnectionId, write: WriteIndex) {
         let Some(connection) = self.connections.get(id) else { return };
-        if matches!(connection.phase, Phase::Closing) && connection.receiving {
+        connection.write = None;
+        let buffer = self.ring.finish_write(write);
+        if connection.is_open() {
+            self.service.handle(Input::Written { connection: id, buffer }, self.now);
+        } else if matches!(connection.phase, Phase::Closing) && connection.receiving {
             self.shut(id, Shutdown::Write);
         }
         self.settle(id);
@@ -386,7 +391,7 @@ impl<S: Service> Driver<S> {
             self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        self.open(handoff.socket, handoff.listener, &handoff.unread);
+        self.open(handoff.socket, handoff.listener, Some(&handoff.unread));
     }
 
     fn pass_time(&mut self) {
@@ -424,6 +429,7 @@ impl<S: Service> Driver<S> {
         let Some(connection) = self.connections.get(id) else { return };
         debug_assert!(connection.write.is_none(), "one write per connection at a time");
         if connection.is_open() {
+            connection.fresh = false;
             connection.write = Some(self.ring.begin_write(buffer));
             self.writes.push(id);
         }
@@ -450,6 +456,20 @@ impl<S: Service> Driver<S> {
         let Some(connection) = self.connections.get(id) else { return };
         connection.paused = false;
         self.receive(id);
+    }
+
+    /// Cancels again if the receive still goes on and still should not.
+    fn cancel_missed(&mut self, completion: Completion) {
+        let slot = completion.token.slot;
+        let Some((_, connection)) = self.connections.at(slot) else { return };
+        let unwanted = match connection.phase {
+            Phase::Open => connection.paused,
+            Phase::Leaving(_) => true,
+            Phase::Closing => false,
+        };
+        if connection.receiving && unwanted {
+            self.ring.cancel(Token::new(Operation::Receive, slot));
+        }
     }
 
     fn leave(&mut self, id: ConnectionId, leaving: Leaving) {

@@ -73,7 +73,7 @@ impl Default for Tuning {
             receive_buffer_count: 256,
             receive_buffer_bytes: 8 << 10,
             sleep_max: Duration::from_millis(100),
-            preempt_timer: Duration::from_millis(10),
+            preempt_timer: Duration::from_millis(100),
         }
     }
 }
@@ -149,7 +149,6 @@ where
         let guard = EndGuard { shard: id, sender: ended_sender.clone(), cause: None };
         let body = move || {
             let service = make(id, count, seed);
-            let sleep_max = tuning.sleep_max;
             run(guard, ready_sender, move || {
                 let ring = Ring::new(&tuning)?;
                 let mesh = ends;
@@ -161,7 +160,7 @@ where
                     acceptor,
                     node_connection_count,
                     origin,
-                    sleep_max,
+                    sleep_max: tuning.sleep_max,
                 }))
             })
         };

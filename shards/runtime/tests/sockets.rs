@@ -63,11 +63,11 @@ fn many_bytes_come_back_whole_while_both_sides_write() {
 #[test]
 fn a_handed_over_connection_loses_no_byte_and_keeps_their_order() {
     let node = node(&config(2));
-    for to in ["0", "1"] {
+    for to in ["0", "1"].repeat(20) {
         let mut writer = client(&node);
         let mut reader = writer.try_clone().expect("cloned");
         let mut sent = format!("h{to}e").into_bytes();
-        sent.extend(pattern(300_000));
+        sent.extend(pattern(100_000));
         let expected = sent[3..].to_vec();
         // Bytes arrive before, while and after the connection moves.
         let thread = std::thread::spawn(move || {

@@ -82,12 +82,10 @@ impl Node {
         assert!((1..=64).contains(&config.shards), "1 to 64 shards");
         let seat = |id| Seat {
             engine: Shard::new(ShardConfig {
-                id: ShardId(id),
-                shards: config.shards,
                 limits: config.limits.clone(),
-                seed: config.seed,
                 authenticate: config.authenticate,
                 shared_pick: config.shared_pick,
+                ..ShardConfig::new(ShardId(id), config.shards, config.seed)
             }),
             inbox: VecDeque::new(),
             outputs: VecDeque::new(),
