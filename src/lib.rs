@@ -11,3 +11,4 @@ pub mod hub;
 pub mod log;
 pub mod node;
 pub mod signals;
+pub mod systemd;

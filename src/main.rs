@@ -16,6 +16,7 @@ use octopus::{
     hub, log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
+    systemd,
 };
 use octopus_mqtt::ReasonCode;
 
@@ -64,9 +65,12 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
         let mut node = node::start(config)?;
-        let (_hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
+        let (hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
         tokio::spawn(hub_task.run());
-        greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
+        let greeting = greeting(&config.broker, node.addresses(), node.shards());
+        greet(config.log.format, &greeting);
+        systemd::ready(greeting.lines().next().unwrap_or_default());
+        tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
         run_until_stopped(node, signals).await
     });
     // A shard that still hangs must not keep the process.
@@ -80,6 +84,7 @@ async fn run_until_stopped(node: Node, mut signals: Signals) -> Result<(), Fatal
         signal = signals.next() => tracing::info!(signal, "stopping"),
         failed = node.failed() => return Err(failed.into()),
     }
+    systemd::stopping();
     node.stop(ReasonCode::ServerShuttingDown, FLUSH_MAX);
     let joined = tokio::task::spawn_blocking(move || node.join());
     tokio::select! {
