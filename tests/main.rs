@@ -6,6 +6,7 @@
 mod conformance;
 mod harness;
 mod interop;
+mod ops;
 mod tidy;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let mut trials = tidy::trials();
     trials.extend(conformance::trials(&pool));
     trials.extend(interop::trials());
+    trials.extend(ops::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.clear();
     conclusion.exit_code()

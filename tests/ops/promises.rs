@@ -1,0 +1,5 @@
+//! stub
+use super::Test;
+pub(super) fn tests() -> Vec<Test> {
+    vec![]
+}
