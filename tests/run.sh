@@ -20,7 +20,8 @@ need npm npm
 need python3 python3
 need git git
 need nginx nginx
-[ -e /usr/share/nginx/modules-available/mod-stream.conf ] || packages="$packages libnginx-mod-stream"
+ls /usr/share/nginx/modules-available/mod-stream.conf >/dev/null 2>&1 ||
+    packages="$packages libnginx-mod-stream"
 need prometheus prometheus
 need prometheus-redis-exporter prometheus-redis-exporter
 need redis-cli redis-tools

@@ -73,7 +73,7 @@ impl Ports {
         Self(named.iter().map(|port| (*port, free_port().to_string())).collect())
     }
 
-    fn of(&self, named: &str) -> &str {
+    fn of<'p>(&'p self, named: &'p str) -> &'p str {
         self.0.iter().find(|(port, _)| *port == named).map_or(named, |(_, here)| here)
     }
 
@@ -130,17 +130,13 @@ fn starts() -> Result<(), Failed> {
     for command in commands("starts")? {
         let scratch = Scratch::new("readme")?;
         let ports = Ports::new(&["20000", "20001", "20080", "1883"]);
-        let mut shell = shell(&scratch, &ports.put_into(&command))?;
-        // Where the command does not say the port itself.
-        let says = command.contains("port=") || command.contains("PORT=");
-        let (mqtt, http) = (ports.of("20000"), ports.of("20080"));
-        if !says && !command.contains("--config") {
-            shell.env("OCTOPUS_BROKER_PORT", mqtt);
-        }
-        if command.contains("--config") {
-            shell = self::shell(&scratch, &format!("{command} --broker.port={mqtt}"))?;
-        }
-        shell.env("OCTOPUS_HTTP_ENABLE", "false").env("OCTOPUS_HTTP_PORT", http);
+        // Where neither the command nor its file says another port, it is the usual one.
+        let command = ports.put_into(&command);
+        let says = command.to_lowercase().contains("port=");
+        let port =
+            if says { String::new() } else { format!(" --broker.port={}", ports.of("20000")) };
+        let mut shell = shell(&scratch, &format!("{command}{port}"))?;
+        shell.env("OCTOPUS_HTTP_PORT", ports.of("20080"));
         let broker = Process::spawn(shell, local(0))?;
         broker.wait_for("listening on").map_err(|fault| format!("{command}: {fault}"))?;
         end(&broker)?;
@@ -170,7 +166,7 @@ fn group() -> Result<(), Failed> {
             ports.put_into(&command),
             ports.of("6379")
         );
-        let broker = Process::spawn(self::shell(&scratch, &command)?, local(0))?;
+        let broker = Process::spawn(shell(&scratch, &command)?, local(0))?;
         broker.wait_for("listening on").map_err(|fault| format!("{command}: {fault}"))?;
         brokers.push(broker);
     }

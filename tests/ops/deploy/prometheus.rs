@@ -155,8 +155,9 @@ impl Stack {
     fn start() -> Result<Self, Failed> {
         let scratch = Scratch::new("prometheus")?;
         let pages = [local(free_port()), local(free_port())];
-        let brokers = [broker(pages[0])?, broker(pages[1])?];
         let redis = redis(&scratch)?;
+        let port = redis.address.port();
+        let brokers = [broker("BROKER1", pages[0], port)?, broker("BROKER2", pages[1], port)?];
         let exporter = exporter(redis.address)?;
         let mut configuration = text("deploy/prometheus/prometheus.yml")?;
         for (ours, here) in [
@@ -204,17 +205,20 @@ impl Stack {
     }
 }
 
-fn broker(page: SocketAddr) -> Result<Process, Failed> {
+/// A node of the stack's group; it writes the six keys itself.
+fn broker(id: &str, page: SocketAddr, redis: u16) -> Result<Process, Failed> {
     let mut command = Command::new(octopus());
     let port = free_port();
     command.args(["--shards=2", "--http.host=127.0.0.1", &format!("--broker.port={port}")]);
-    command.arg(format!("--http.port={}", page.port()));
+    command.arg(format!("--http.port={}", page.port())).arg(format!("--broker.id={id}"));
+    command.args(["--broker.group=GROUP1", "--redis.host=127.0.0.1", "--stats.interval=1s"]);
+    command.arg(format!("--redis.port={redis}"));
     let broker = Process::spawn(command, local(port))?;
     broker.wait_for("listening on")?;
     Ok(broker)
 }
 
-/// A Redis with the six keys, as a group's brokers write them.
+/// A Redis for the group.
 fn redis(scratch: &Scratch) -> Result<Process, Failed> {
     let address = local(free_port());
     let port = address.port().to_string();
@@ -223,6 +227,11 @@ fn redis(scratch: &Scratch) -> Result<Process, Failed> {
     command.current_dir(scratch.path());
     let redis = Process::spawn(command, address)?;
     redis.wait_for("eady to accept connections")?;
+    let help = run(Command::new(octopus()).arg("--help"))?;
+    if help.contains("cluster.lease") {
+        return Ok(redis);
+    }
+    // A broker that keeps no group yet.
     for key in compose::exported_keys()? {
         run(Command::new("redis-cli").args(["-p", &port, "SET", &key, "7"]))?;
     }
