@@ -1,12 +1,13 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
 //! `conformance` plays the specifications' scripts, `interop` runs clients that others wrote,
-//! `tidy` holds the rules of the house. `tests/run.sh` installs what these need.
+//! `deploy` what an operator is given, `tidy` holds the rules of the house. `tests/run.sh` installs
+//! what these need.
 
 mod conformance;
+mod deploy;
 mod harness;
 mod interop;
-mod ops;
 mod tidy;
 
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
     let mut trials = tidy::trials();
     trials.extend(conformance::trials(&pool));
     trials.extend(interop::trials());
-    trials.extend(ops::trials());
+    trials.extend(deploy::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.clear();
     conclusion.exit_code()

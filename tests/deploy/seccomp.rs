@@ -7,8 +7,8 @@ use std::process::Command;
 use libtest_mimic::Failed;
 use serde_yaml::Value;
 
-use super::super::Test;
-use super::super::tools::{all, octopus, program, root, run, text, yaml};
+use super::Test;
+use super::tools::{all, octopus, program, root, run, text, yaml};
 use crate::harness::broker::{Process, free_port};
 
 pub(super) fn tests() -> Vec<Test> {
@@ -58,7 +58,7 @@ fn names_of(rule: &Value) -> Vec<&str> {
 /// The command that loads the profile and becomes `arguments`.
 fn under(profile: &str) -> Command {
     let mut command = Command::new("python3");
-    command.arg(root().join("tests/ops/deploy/under_seccomp.py")).arg(profile);
+    command.arg(root().join("tests/deploy/under_seccomp.py")).arg(profile);
     command
 }
 

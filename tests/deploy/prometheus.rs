@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 use serde_yaml::Value;
 
-use super::super::Test;
-use super::super::tools::{Scratch, files, get, octopus, program, report, root, run, text, yaml};
+use super::Test;
 use super::compose;
+use super::tools::{Scratch, files, get, octopus, program, report, root, run, text, yaml};
 use crate::harness::broker::{Process, free_port};
 
 pub(super) fn tests() -> Vec<Test> {

@@ -4,8 +4,8 @@
 use libtest_mimic::Failed;
 use serde_yaml::Value;
 
-use super::super::Test;
-use super::super::tools::{root, text};
+use super::Test;
+use super::tools::{root, text};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

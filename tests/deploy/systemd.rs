@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use libtest_mimic::Failed;
 
-use super::super::Test;
-use super::super::tools::{Scratch, octopus, program, run, text};
+use super::Test;
+use super::tools::{Scratch, octopus, program, run, text};
 use crate::harness::broker::Process;
 
 pub(super) fn tests() -> Vec<Test> {

@@ -6,8 +6,8 @@ use libtest_mimic::Failed;
 use serde::Deserialize as _;
 use serde_yaml::{Deserializer, Value};
 
-use super::super::Test;
-use super::super::tools::{all, files, octopus, program, report, root, run, text, yaml};
+use super::Test;
+use super::tools::{all, files, octopus, program, report, root, run, text, yaml};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -44,7 +44,7 @@ fn configurations() -> Result<(), Failed> {
     let map = yaml("deploy/kubernetes/config.yaml")?;
     let in_map = map["data"]["octopus.yml"].as_str().ok_or("no octopus.yml in the ConfigMap")?;
     for text in [text("deploy/octopus.yml")?, in_map.to_owned()] {
-        let scratch = super::super::tools::Scratch::new("config")?;
+        let scratch = super::tools::Scratch::new("config")?;
         let file = scratch.write("octopus.yml", &super::nginx::as_far_as_known(&text)?)?;
         let mut command = Command::new(octopus());
         // It would be read as a key.
@@ -60,7 +60,7 @@ fn configurations() -> Result<(), Failed> {
 /// program and its sub-commands exist.
 fn image() -> Result<(), Failed> {
     let text = text("deploy/Dockerfile")?;
-    let ignore = super::super::tools::text("deploy/Dockerfile.dockerignore")?;
+    let ignore = super::tools::text("deploy/Dockerfile.dockerignore")?;
     let steps: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     let of = |word: &str| -> Vec<String> {
         let prefix = format!("{word} ");
