@@ -83,6 +83,12 @@ impl Hub {
         self.sender.send(ShardId(0), vec![Envelope::Inject(message)]);
     }
 
+    /// Hands messages that concern this node alone to its clients; see [`Envelope::Local`].
+    pub fn publish_local(&self, messages: impl IntoIterator<Item = Message>) {
+        let envelopes: Vec<_> = messages.into_iter().map(Envelope::Local).collect();
+        self.sender.broadcast(&envelopes);
+    }
+
     /// Ends a client's connection, wherever on this node it is.
     pub fn kick(&self, client: &str, reason: ReasonCode) {
         self.sender.broadcast(&[Envelope::Kick { client: client.into(), reason }]);

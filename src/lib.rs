@@ -10,4 +10,6 @@ pub mod greeting;
 pub mod hub;
 pub mod log;
 pub mod node;
+pub mod process;
 pub mod signals;
+pub mod stats;

@@ -16,6 +16,7 @@ use octopus::{
     hub, log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
+    stats,
 };
 use octopus_mqtt::ReasonCode;
 
@@ -64,8 +65,9 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
         let mut node = node::start(config)?;
-        let (_hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
+        let (hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
         tokio::spawn(hub_task.run());
+        tokio::spawn(stats::sys::publish(hub, config.stats.sys_interval));
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
         run_until_stopped(node, signals).await
     });

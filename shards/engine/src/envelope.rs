@@ -51,6 +51,10 @@ pub enum Envelope {
     Authenticated(Box<AuthAnswer>),
     /// Hub to shard: route this as if a client of the shard had published it.
     Inject(Message),
+    /// Hub to every shard: a message of this node alone (`$SYS`). It goes to the shard's own
+    /// subscribers and never further; the shard its topic is at home on keeps it if it is to
+    /// be retained. Nobody published it, so it is counted only as it is delivered.
+    Local(Message),
     /// Hub to the client's home shard: end its connection with this reason.
     Kick {
         client: Box<str>,

@@ -64,6 +64,10 @@ impl Groups {
         self.by_key.get(key).copied()
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.by_key.len()
+    }
+
     fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
         self.slots.get_mut(id.0 as usize)?.as_mut()
     }
@@ -389,7 +393,10 @@ impl Shard {
         if deliveries.shared.is_empty() {
             return;
         }
+        let before = (deliveries.inflight.len(), deliveries.queue_bytes);
         let returned = deliveries.take_shared();
+        self.stats.inflight -= (before.0 - deliveries.inflight.len()) as u64;
+        self.stats.queue_bytes -= (before.1 - deliveries.queue_bytes) as u64;
         let member = self.member(id);
         for (key, message) in returned {
             self.stats.ledger.unqueue();

@@ -232,9 +232,11 @@ impl Shard {
             let Some(oldest) = deliveries.pop() else { break };
             displaced.push(oldest);
         }
+        self.stats.queue_bytes += item.message.size() as u64;
         deliveries.push(item);
         self.stats.ledger.queue();
         for oldest in displaced {
+            self.stats.queue_bytes -= oldest.message.size() as u64;
             self.stats.ledger.unqueue();
             self.drop_for(id, Dropped::QueueFull, &mut oldest.message.parcel());
         }
@@ -277,12 +279,14 @@ impl Shard {
         }
         self.stats.packets_sent += 1;
         self.stats.publish_sent[qos as usize] += 1;
+        self.stats.publish_bytes_sent += parcel.payload.len() as u64;
         match packet_id {
             None => self.stats.ledger.deliver(),
             Some(packet_id) => {
                 let item = Queued { message: parcel.message().clone(), qos, retain, extra: None };
                 let state = Sent::Published(item);
                 session.deliveries().inflight.push_back(Inflight { packet_id, state });
+                self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
         }
@@ -305,6 +309,7 @@ impl Shard {
                 let Some(session) = self.sessions.get_mut(id) else { return };
                 let state = Sent::Published(item);
                 session.deliveries().inflight.push_back(Inflight { packet_id, state });
+                self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
         }
@@ -329,6 +334,7 @@ impl Shard {
         let start = connection.out.bytes.len();
         let is_new_alias = encode_for(connection, item, packet_id, dup, now);
         let payload = item.message.payload();
+        let payload_len = payload.len() as u64;
         let len = connection.out.bytes.len() - start + payload.len();
         if len > connection.packet_size_max as usize {
             connection.out.bytes.truncate(start);
@@ -346,6 +352,7 @@ impl Shard {
         }
         self.stats.packets_sent += 1;
         self.stats.publish_sent[item.qos as usize] += 1;
+        self.stats.publish_bytes_sent += payload_len;
         self.touch(at);
         true
     }
@@ -361,6 +368,7 @@ impl Shard {
                 continue;
             }
             let Some(item) = deliveries.pop() else { break };
+            self.stats.queue_bytes -= item.message.size() as u64;
             self.stats.ledger.unqueue();
             if item.message.is_expired(self.now) {
                 self.drop_for(id, Dropped::Expired, &mut item.message.parcel());
@@ -398,6 +406,7 @@ impl Shard {
         };
         if !self.write_publish(id, &item, Some(packet_id), true) {
             self.sessions.get_mut(id).map(|s| s.deliveries().inflight.remove(index));
+            self.stats.inflight -= 1;
             self.stats.ledger.unqueue();
             self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
         }

@@ -295,10 +295,6 @@ impl Sessions {
         self.slots[id.0 as usize].take()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().flatten().map(|session| &**session)
-    }
-
     fn hash(&self, client_id: &str) -> u64 {
         std::hash::BuildHasher::hash_one(&self.hasher, client_id)
     }

@@ -191,11 +191,13 @@ impl Shard {
         self.timers.next()
     }
 
-    /// What this shard counted so far.
+    /// What this shard counted so far. Cost: O(1).
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
         stats.sessions = self.sessions.len() as u64;
-        stats.subscriptions = self.sessions.iter().map(|s| s.subscription_count() as u64).sum();
+        // A group whose home is here subscribes like a session; its members count instead.
+        let own = self.subscriptions.subscription_count() - self.groups.count();
+        stats.subscriptions = own as u64 + stats.shared_subscriptions;
         stats.filters = self.subscriptions.filter_count() as u64;
         stats.interest = self.interest.filter_count() as u64;
         stats.retained = self.retained.count() as u64;
@@ -234,6 +236,7 @@ impl Shard {
     fn opened(&mut self, id: ConnectionId, remote: Remote) {
         let connection = Connection::new(id, remote, self.now);
         self.connections.insert(connection);
+        self.stats.connections_opened += 1;
         if self.is_stopping {
             return self.close(id);
         }
@@ -521,6 +524,7 @@ impl Shard {
             }
             (Envelope::Publish(message), Peer::Hub) => self.route_message(&message, Origin::Node),
             (Envelope::Inject(message), _) => self.inject(&message),
+            (Envelope::Local(message), _) => self.take_local(message),
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
             }
@@ -550,6 +554,14 @@ impl Shard {
             self.retain_at_home(message.clone());
         }
         self.route_message(message, Origin::Client);
+    }
+
+    /// Delivers a message that concerns this node alone to this shard's subscribers.
+    fn take_local(&mut self, message: Message) {
+        self.route_message(&message, Origin::Node);
+        if message.retain() && self.is_home_of(message.topic().as_str()) {
+            self.retain(message);
+        }
     }
 
     fn kick(&mut self, client: &str, reason: ReasonCode) {

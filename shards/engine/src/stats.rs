@@ -11,6 +11,8 @@ pub struct Stats {
     pub sessions: u64,
     /// Gauge: subscriptions of this shard's sessions, shared ones included.
     pub subscriptions: u64,
+    /// Gauge: shared subscriptions among them.
+    pub shared_subscriptions: u64,
     /// Gauge: distinct filters of this shard's subscribers.
     pub filters: u64,
     /// Gauge: filters of other shards and nodes known here.
@@ -18,10 +20,18 @@ pub struct Stats {
     /// Gauge: retained messages kept by this shard, and their topic plus payload bytes.
     pub retained: u64,
     pub retained_bytes: u64,
+    /// Gauge: QoS 1 and 2 messages sent and not yet acknowledged.
+    pub inflight: u64,
+    /// Gauge: topic plus payload bytes that wait in session queues.
+    pub queue_bytes: u64,
+    /// Network Connections that began on this shard, or were handed over to it.
+    pub connections_opened: u64,
     pub connects_accepted: u64,
     pub connects_refused: u64,
     /// Connections taken over by a newer one with the same Client Identifier.
     pub takeovers: u64,
+    /// Sessions that ended because their expiry interval was over.
+    pub sessions_expired: u64,
     /// All control packets and bytes, in and out.
     pub packets_received: u64,
     pub packets_sent: u64,
@@ -30,6 +40,9 @@ pub struct Stats {
     /// PUBLISH packets by QoS, in from clients and out to clients (retransmissions included).
     pub publish_received: [u64; 3],
     pub publish_sent: [u64; 3],
+    /// Payload bytes of those.
+    pub publish_bytes_received: u64,
+    pub publish_bytes_sent: u64,
     pub wills_sent: u64,
     pub ledger: Ledger,
 }

@@ -174,6 +174,7 @@ impl Shard {
         let now = self.now;
         let Some(session) = self.sessions.get_ref(id) else { return };
         if session.connection.is_none() && session.ends_at.is_some_and(|at| at <= now) {
+            self.stats.sessions_expired += 1;
             self.end_session(id.id);
         }
     }
@@ -193,6 +194,9 @@ impl Shard {
             for shared in &deliveries.shared {
                 self.tell_group(&shared.key, GroupEvent::Leave { member });
             }
+            self.stats.inflight -= deliveries.inflight.len() as u64;
+            self.stats.queue_bytes -= deliveries.queue_bytes as u64;
+            self.stats.shared_subscriptions -= deliveries.shared.len() as u64;
             for _ in 0..deliveries.owed_count() {
                 self.stats.ledger.give_up(Dropped::SessionEnded);
             }

@@ -137,7 +137,10 @@ impl Shard {
         let shared = &mut found.deliveries().shared;
         match shared.iter_mut().find(|subscription| subscription.key == key) {
             Some(subscription) => subscription.grant = grant,
-            None => shared.push(SharedSubscription { key: key.clone(), grant }),
+            None => {
+                shared.push(SharedSubscription { key: key.clone(), grant });
+                self.stats.shared_subscriptions += 1;
+            }
         }
         let (announced, answers) = self.join_group(&key, session, grant, barrier);
         progress.announced |= announced;
