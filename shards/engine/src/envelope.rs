@@ -7,6 +7,7 @@ use octopus_mqtt::{ReasonCode, Version};
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Remote};
 use crate::message::Message;
+use crate::query::{Answer, Query};
 use crate::stats::Stats;
 use crate::subscriptions::{Grant, SessionId};
 
@@ -64,6 +65,10 @@ pub enum Envelope {
     StatsWanted,
     /// Shard to hub.
     Stats(Box<Stats>),
+    /// Hub to shard: a question about what lives there, answered by `Answer`.
+    Query(Box<Query>),
+    /// Shard to hub.
+    Answer(Box<Answer>),
 }
 
 /// Asks the shard that keeps a part of the retained messages for a slice of them.

@@ -13,6 +13,7 @@ use octopus_mqtt::{QoS, TopicFilter};
 
 use crate::barrier::Then;
 use crate::envelope::{Envelope, GroupEnvelope, GroupEvent, Member, Presence, SessionRef, ShardId};
+use crate::latency::Hop;
 use crate::message::{Dropped, Message, Parcel};
 use crate::session::{Extra, Queued, Sent};
 use crate::shard::{Random, Shard};
@@ -230,6 +231,7 @@ impl Shard {
             return;
         }
         let held = std::mem::take(&mut group.held);
+        self.latency.hop = Some(Hop::Queued);
         group.held_bytes = 0;
         for message in held {
             self.stats.ledger.unqueue();
@@ -238,6 +240,7 @@ impl Shard {
     }
 
     fn take_back(&mut self, key: &str, member: Member, message: &Message) {
+        self.latency.hop = Some(Hop::Queued);
         match self.groups.find(key) {
             Some(id) => {
                 if let Some(group) = self.groups.get_mut(id)
@@ -344,6 +347,7 @@ impl Shard {
     ) {
         if self.sessions.get_ref(member.session).is_some() {
             let mut parcel = message.parcel();
+            self.latency.hop = Some(Hop::OtherShard);
             return self.deliver_shared(key, member.session.id, grant, &mut parcel);
         }
         self.give_back(&key, member, message.clone());

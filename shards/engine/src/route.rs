@@ -13,8 +13,10 @@ use octopus_mqtt::{
 use crate::connection::Connection;
 use crate::envelope::{Envelope, ShardId};
 use crate::event::Notice;
+use crate::latency::Hop;
 use crate::limits::QueueFull;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
+use crate::recent::What;
 use crate::session::{Extra, Inflight, Queued, Sent};
 use crate::shard::{Shard, lend};
 use crate::subscriptions::{Grant, SessionId, Subscriber};
@@ -29,6 +31,16 @@ pub(crate) enum Origin {
     Shard,
     /// Another node of the group.
     Node,
+}
+
+impl Origin {
+    fn hop(self) -> Hop {
+        match self {
+            Self::Client => Hop::SameShard,
+            Self::Shard => Hop::OtherShard,
+            Self::Node => Hop::OtherNode,
+        }
+    }
 }
 
 /// What becomes of one delivery.
@@ -57,6 +69,7 @@ impl Shard {
         publisher: Option<SessionId>,
     ) -> usize {
         self.templates.reset();
+        self.latency.hop = Some(origin.hop());
         let mut matches = std::mem::take(&mut self.matches);
         let filters = self.subscriptions.matching(parcel.topic, |subscriber, grant| {
             matches.push((subscriber, grant));
@@ -72,6 +85,10 @@ impl Shard {
             reached += self.forward(parcel);
             if reached == 0 {
                 self.stats.ledger.drop(Dropped::NoSubscriber);
+                let publisher = publisher.and_then(|id| self.sessions.get(id));
+                let client = publisher.map_or("", |session| &session.client_id);
+                let what = What::Dropped(Dropped::NoSubscriber);
+                self.recent.note(self.now, client, parcel.topic.as_str(), what);
             }
         }
         reached
@@ -273,6 +290,7 @@ impl Shard {
         };
         lend(connection, &mut self.spare);
         template.append_to(connection, packet_id);
+        self.latency.delivered(at, parcel.received_at, self.now);
         if !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(at);
@@ -353,6 +371,9 @@ impl Shard {
         self.stats.packets_sent += 1;
         self.stats.publish_sent[item.qos as usize] += 1;
         self.stats.publish_bytes_sent += payload_len;
+        if !dup {
+            self.latency.delivered(at, item.message.received_at(), now);
+        }
         self.touch(at);
         true
     }
@@ -360,6 +381,7 @@ impl Shard {
     /// Moves on what waits for this client: first what was in flight when it went away, then
     /// the queue, then retained replays.
     pub(crate) fn pump(&mut self, id: SessionId) {
+        self.latency.hop = Some(Hop::Queued);
         while self.has_room(id) {
             let Some(session) = self.sessions.get_mut(id) else { return };
             let Some(deliveries) = session.deliveries_if_any() else { return };
@@ -429,6 +451,8 @@ impl Shard {
     pub(crate) fn drop_for(&mut self, id: SessionId, reason: Dropped, parcel: &mut Parcel<'_>) {
         const INTERVAL: Duration = Duration::from_secs(1);
         self.stats.ledger.drop(reason);
+        let client = self.sessions.get(id).map_or("", |session| &session.client_id);
+        self.recent.note(self.now, client, parcel.topic.as_str(), What::Dropped(reason));
         if self.now < self.drop_notice_at {
             self.drops_unnoticed += 1;
             return;

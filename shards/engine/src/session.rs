@@ -249,6 +249,11 @@ impl Sessions {
         self.by_client.len()
     }
 
+    /// Slots in use or free again; every session's slot is below.
+    pub(crate) fn slot_count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
         self.slots.get(id.0 as usize)?.as_deref()
     }

@@ -14,8 +14,11 @@ use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
 use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
 use crate::group::Groups;
 use crate::interest::{Interest, PeerSet};
+use crate::latency::Sampler;
 use crate::limits::Limits;
 use crate::message::Message;
+use crate::query::Answer;
+use crate::recent::Recent;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::route::Origin;
@@ -63,6 +66,8 @@ pub struct Shard {
     pub(crate) barriers: Barriers,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
+    pub(crate) latency: Sampler,
+    pub(crate) recent: Recent,
     pub(crate) random: Random,
     outputs: VecDeque<Output>,
     /// Connections with bytes to write, or to close.
@@ -142,6 +147,8 @@ impl Shard {
             barriers: Barriers::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
+            latency: Sampler::default(),
+            recent: Recent::default(),
             random: Random(seed ^ (u64::from(config.id.0) << 48)),
             outputs: VecDeque::new(),
             dirty: Vec::new(),
@@ -363,6 +370,9 @@ impl Shard {
         if self.spare.len() < SPARE_COUNT_MAX && buffer.bytes.capacity() <= SPARE_BYTES_MAX {
             self.spare.push(buffer.bytes);
         }
+        if let Some((hop, time)) = self.latency.written(id, self.now) {
+            self.stats.latency[hop as usize].record(time);
+        }
         let half = self.limits().out_bytes_max / 2;
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.writing = None;
@@ -420,6 +430,7 @@ impl Shard {
         let buffer = std::mem::take(&mut connection.out);
         connection.writing = Some(buffer.bytes.len() + connection.shared_len);
         connection.shared_len = 0;
+        self.latency.writing(id);
         if is_closing {
             self.connections.remove(id);
             self.push(Output::Close { connection: id });
@@ -542,6 +553,11 @@ impl Shard {
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {
                 let envelope = Envelope::Stats(Box::new(self.stats()));
+                self.push(Output::Send { to: peer, envelope });
+            }
+            (Envelope::Query(query), peer) => {
+                let answer = Answer { id: query.id, found: self.answer(query.ask) };
+                let envelope = Envelope::Answer(Box::new(answer));
                 self.push(Output::Send { to: peer, envelope });
             }
             (envelope, from) => unreachable!("{from:?} does not send {envelope:?}"),

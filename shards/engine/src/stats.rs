@@ -1,12 +1,19 @@
 //! What one shard counts: plain integers, read by asking. Scope: shard.
 
+use crate::event::ListenerId;
+use crate::latency::{Histogram, Hop};
 use crate::message::Dropped;
+
+/// Listeners that are counted each on its own.
+pub const LISTENERS_COUNTED: usize = 16;
 
 /// Counters and gauges of one shard. Counters only rise; gauges are named as such.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Gauge: clients with a CONNACK.
     pub connections: u64,
+    /// Gauge: those by listener; the last counts every listener from there on.
+    pub connections_by_listener: [u64; LISTENERS_COUNTED],
     /// Gauge: sessions, connected or not.
     pub sessions: u64,
     /// Gauge: subscriptions of this shard's sessions, shared ones included.
@@ -45,6 +52,50 @@ pub struct Stats {
     pub publish_bytes_sent: u64,
     pub wills_sent: u64,
     pub ledger: Ledger,
+    /// From receipt to the end of the write to a subscriber, by [`Hop`]; sampled.
+    pub latency: [Histogram; Hop::ALL.len()],
+    /// What the driver around the shard counts; zero where there is none.
+    pub driver: DriverStats,
+}
+
+impl Stats {
+    pub(crate) fn connected(&mut self, listener: ListenerId) {
+        self.connections += 1;
+        self.connections_by_listener[place(listener)] += 1;
+        self.connects_accepted += 1;
+    }
+
+    pub(crate) fn parted(&mut self, listener: ListenerId) {
+        self.connections -= 1;
+        self.connections_by_listener[place(listener)] -= 1;
+    }
+}
+
+fn place(listener: ListenerId) -> usize {
+    usize::from(listener.0).min(LISTENERS_COUNTED - 1)
+}
+
+/// What the driver of a shard counts. The driver fills it in as the answer passes by.
+#[derive(Clone, Debug, Default)]
+pub struct DriverStats {
+    /// Turns of the loop, by how long each took from waking up to going to sleep: the time
+    /// that nobody else on this shard was served.
+    pub turns: Histogram,
+    /// Gauge: the longest turn since the last answer, microseconds.
+    pub stall_max_us: u64,
+    /// Gauge: sockets, those of clients without a CONNACK and closing ones included.
+    pub sockets: u64,
+    pub accepted: u64,
+    /// Connections closed at once because the node has as many as it may.
+    pub accept_refused: u64,
+    /// Accepts that failed, for want of descriptors or memory.
+    pub accept_errors: u64,
+    /// Gauge: requests under way on the ring.
+    pub ring_depth: u64,
+    /// Gauge: envelopes that wait for the peer that is furthest behind.
+    pub mesh_backlog: u64,
+    /// Turns in which clients were not read because a peer was too far behind.
+    pub pressure_turns: u64,
 }
 
 /// Invariant 5: `owed = delivered + queued + forwarded + dropped` on every shard at every
