@@ -6,6 +6,7 @@ use std::{
     fmt,
     io::{self, Write as _},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,10 +16,12 @@ use octopus::{
     greeting::greeting,
     hub, log,
     node::{self, Node, ShardFailed, StartError},
+    pages,
     signals::Signals,
     stats,
 };
 use octopus_mqtt::ReasonCode;
+use tokio::sync::watch;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
@@ -31,7 +34,7 @@ fn main() -> ExitCode {
         Err(usage) => return explain(&usage),
     };
     let outcome = load(&invocation).and_then(|loaded| match invocation.command {
-        Command::Run => serve(&loaded),
+        Command::Run => serve(&loaded, &invocation),
         Command::CheckConfig => print(&report(&loaded)),
     });
     match outcome {
@@ -45,19 +48,23 @@ fn main() -> ExitCode {
 }
 
 fn load(invocation: &Invocation) -> Result<Loaded, Fatal> {
+    config::load(sources(invocation)).map_err(Fatal::Config)
+}
+
+fn sources(invocation: &Invocation) -> Sources {
     let environment = std::env::vars_os()
         .map(|(name, text)| {
             (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())
         })
         .collect();
     let (file, flags) = (invocation.config_file.clone(), invocation.settings.clone());
-    config::load(Sources { file, environment, flags }).map_err(Fatal::Config)
+    Sources { file, environment, flags }
 }
 
 /// Runs the broker until a signal has stopped it.
-fn serve(loaded: &Loaded) -> Result<(), Fatal> {
+fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
     let config = &loaded.config;
-    log::start(&config.log);
+    let log_filter = log::start(&config.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -65,11 +72,18 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
         let mut node = node::start(config)?;
+        let http = pages::bind(loaded).await?;
         let (hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
         tokio::spawn(hub_task.run());
-        tokio::spawn(stats::sys::publish(hub, config.stats.sys_interval));
+        tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
+        let (stopping, is_stopping) = watch::channel(false);
+        if let Some(listener) = http {
+            let reload = pages::Reload::new(sources(invocation), loaded, log_filter.clone());
+            let app = pages::app(config, hub, node.addresses(), log_filter, reload)?;
+            tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
+        }
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
-        run_until_stopped(node, signals).await
+        run_until_stopped(node, signals, stopping).await
     });
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
@@ -77,11 +91,16 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
 }
 
 /// Waits for a signal, then stops: in order at the first one, at once at the second.
-async fn run_until_stopped(node: Node, mut signals: Signals) -> Result<(), Fatal> {
+async fn run_until_stopped(
+    node: Node,
+    mut signals: Signals,
+    stopping: watch::Sender<bool>,
+) -> Result<(), Fatal> {
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),
         failed = node.failed() => return Err(failed.into()),
     }
+    stopping.send_replace(true);
     node.stop(ReasonCode::ServerShuttingDown, FLUSH_MAX);
     let joined = tokio::task::spawn_blocking(move || node.join());
     tokio::select! {

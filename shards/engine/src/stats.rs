@@ -81,7 +81,7 @@ pub struct DriverStats {
     /// Turns of the loop, by how long each took from waking up to going to sleep: the time
     /// that nobody else on this shard was served.
     pub turns: Histogram,
-    /// Gauge: the longest turn since the last answer, microseconds.
+    /// Gauge: the longest turn of the last half to full minute, microseconds.
     pub stall_max_us: u64,
     /// Gauge: sockets, those of clients without a CONNACK and closing ones included.
     pub sockets: u64,

@@ -152,7 +152,7 @@ impl<S: Service> Driver<S> {
         self.submit_writes();
         self.relieve();
         let busy = self.origin.elapsed().saturating_sub(self.now.since(Instant::default()));
-        self.tally.turn(busy, self.pressure.is_held());
+        self.tally.turn(self.now, busy, self.pressure.is_held());
         Ok(!self.has_stopped())
     }
 
