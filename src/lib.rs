@@ -11,6 +11,7 @@ pub mod http;
 pub mod hub;
 pub mod log;
 pub mod node;
+pub mod operate;
 pub mod pages;
 pub mod process;
 pub mod signals;

@@ -16,7 +16,7 @@ use octopus::{
     greeting::greeting,
     hub, log,
     node::{self, Node, ShardFailed, StartError},
-    pages,
+    operate, pages,
     signals::Signals,
     stats,
 };
@@ -33,9 +33,10 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(usage) => return explain(&usage),
     };
-    let outcome = load(&invocation).and_then(|loaded| match invocation.command {
+    let outcome = load(&invocation).and_then(|loaded| match &invocation.command {
         Command::Run => serve(&loaded, &invocation),
         Command::CheckConfig => print(&report(&loaded)),
+        Command::Operate(operation) => Ok(operate::run(operation, &loaded.config)?),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
