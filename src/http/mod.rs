@@ -7,6 +7,7 @@
 
 mod access;
 mod api;
+mod dashboard;
 mod health;
 mod request;
 mod respond;

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    App, Caller, api,
+    App, Caller, api, dashboard,
     request::Asked,
     respond::{self, Answer, Refused},
 };
@@ -26,8 +26,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an accept that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-
-const DASHBOARD: &str = include_str!("dashboard.html");
 
 /// Serves until the process ends. `stopping` turns true when the node begins to stop: it is
 /// not ready any more from then on.
@@ -81,7 +79,7 @@ async fn dispatch(request: Request<Incoming>, caller: Caller) -> Answer {
         return Refused::new(StatusCode::METHOD_NOT_ALLOWED, "only GET").answer();
     }
     match path {
-        "/" => respond::with_type(StatusCode::OK, "text/html; charset=utf-8", DASHBOARD),
+        "/" => respond::with_type(StatusCode::OK, "text/html; charset=utf-8", dashboard::PAGE),
         "/metrics" => {
             let accept = head.headers.get(hyper::header::ACCEPT);
             metrics(&caller, accept.and_then(|value| value.to_str().ok()).unwrap_or("")).await
