@@ -78,12 +78,15 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         tokio::spawn(hub_task.run());
         tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
         let (stopping, is_stopping) = watch::channel(false);
+        let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = http {
             let reload = pages::Reload::new(sources(invocation), loaded, log_filter.clone());
             let app = pages::app(config, hub, node.addresses(), log_filter, reload)?;
             tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
         }
-        greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
+        let (addresses, shards) = (node.addresses(), node.shards());
+        let text = greeting(&config.broker, addresses, shards, http_address);
+        greet(config.log.format, &text);
         run_until_stopped(node, signals, stopping).await
     });
     // A shard that still hangs must not keep the process.

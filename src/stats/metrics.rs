@@ -224,8 +224,8 @@ mod tests {
         for line in [
             "octopus_messages_received_total{shard=\"1\",qos=\"2\"} 3",
             "octopus_messages_dropped_total{shard=\"0\",reason=\"queue_full\"} 0",
-            "octopus_delivery_latency_seconds_bucket{shard=\"0\",hop=\"other_shard\",le=\"0.000064\"} 0",
-            "octopus_delivery_latency_seconds_bucket{shard=\"0\",hop=\"other_shard\",le=\"0.000128\"} 1",
+            "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"other_shard\"} 1",
+            "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"queued\"} 0",
             "octopus_listener_connections{listener=\"tls\"} 0",
             "octopus_extra_total 4",
         ] {
