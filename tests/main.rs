@@ -1,13 +1,14 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
 //! `conformance` plays the specifications' scripts, `interop` runs clients that others wrote,
-//! `deploy` what an operator is given, `tidy` holds the rules of the house. `tests/run.sh` installs
-//! what these need.
+//! `deploy` what an operator is given, `ops` asks a broker what an operator asks, `tidy` holds the
+//! rules of the house. `tests/run.sh` installs what these need.
 
 mod conformance;
 mod deploy;
 mod harness;
 mod interop;
+mod ops;
 mod tidy;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     trials.extend(conformance::trials(&pool));
     trials.extend(interop::trials());
     trials.extend(deploy::trials());
+    trials.extend(ops::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.clear();
     conclusion.exit_code()

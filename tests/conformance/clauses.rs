@@ -131,7 +131,7 @@ fn distinct(names: &[String]) -> Result<(), Failed> {
     report(&twice)
 }
 
-/// Every `[MQTT-…]` and `[MQTT311-…]` in a source file is a clause of a list.
+/// Every identifier of a clause that a source file names is a clause of a list.
 fn ids_in_code() -> Result<(), Failed> {
     let mut known = BTreeSet::new();
     for list in LISTS {
@@ -140,16 +140,28 @@ fn ids_in_code() -> Result<(), Failed> {
     let mut faults = Vec::new();
     for (path, text) in crate::tidy::sources() {
         for (index, line) in text.lines().enumerate() {
-            let ids = line.match_indices("[MQTT").filter_map(|(start, _)| {
-                let end = line[start..].find(']')?;
-                Some(&line[start..=start + end])
-            });
-            let ids = ids.filter(|id| id.contains(|letter: char| letter.is_ascii_digit()));
-            let unknown = ids.filter(|id| !known.contains(*id) && !id.contains('…'));
+            let unknown = ids_in(line).into_iter().filter(|id| !known.contains(id));
             faults.extend(unknown.map(|id| format!("{path}:{}: there is no {id}", index + 1)));
         }
     }
     report(&faults)
+}
+
+/// The identifiers a line names: `[MQTT-3.1.0-1]`, also `[MQTT-3.3.4-2, -3]`.
+fn ids_in(line: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    for (start, _) in line.match_indices("[MQTT") {
+        let Some(inner) = line[start + 1..].split(']').next() else { continue };
+        let mut parts = inner.split(", ");
+        let Some(first) = parts.next().filter(|id| id.contains(|c: char| c.is_ascii_digit()))
+        else {
+            continue;
+        };
+        let section = first.rsplit_once('-').map_or("", |(section, _)| section);
+        ids.push(format!("[{first}]"));
+        ids.extend(parts.map(|number| format!("[{section}{number}]")));
+    }
+    ids
 }
 
 fn report(faults: &[String]) -> Result<(), Failed> {

@@ -13,13 +13,14 @@ use std::sync::Arc;
 use libtest_mimic::{Failed, Trial};
 
 use crate::harness::pool::Pool;
+use crate::harness::sim::Simulated;
 use crate::harness::tcp::Tcp;
 use crate::harness::wire::Version;
 use runner::Runner;
 use script::Case;
 
-/// Shards of the live brokers that every case runs on.
-const SHARDS: [usize; 2] = [1, 2];
+/// Shards of the nodes that every case runs on.
+const SHARDS: [u16; 2] = [1, 2];
 
 /// All tests of this part.
 pub(crate) fn trials(pool: &Arc<Pool>) -> Vec<Trial> {
@@ -36,11 +37,11 @@ pub(crate) fn trials(pool: &Arc<Pool>) -> Vec<Trial> {
     for case in cases {
         let case = Arc::new(case);
         for &version in &case.versions {
-            if case.sim_only {
-                continue;
-            }
             for shards in SHARDS {
-                trials.push(live(pool, &case, version, shards));
+                trials.extend(simulated(&case, version, shards));
+                if !case.sim_only {
+                    trials.push(live(pool, &case, version, shards));
+                }
             }
         }
     }
@@ -48,7 +49,7 @@ pub(crate) fn trials(pool: &Arc<Pool>) -> Vec<Trial> {
 }
 
 /// One case against a process.
-fn live(pool: &Arc<Pool>, case: &Arc<Case>, version: Version, shards: usize) -> Trial {
+fn live(pool: &Arc<Pool>, case: &Arc<Case>, version: Version, shards: u16) -> Trial {
     let (pool, play) = (Arc::clone(pool), Arc::clone(case));
     let name = name(case, version, &format!("live_{shards}"));
     Trial::test(name, move || {
@@ -59,6 +60,20 @@ fn live(pool: &Arc<Pool>, case: &Arc<Case>, version: Version, shards: usize) -> 
         pool.give_back(&settings, broker);
         Ok(())
     })
+}
+
+/// One case against engines under simulation, if they have all that its settings ask for.
+fn simulated(case: &Arc<Case>, version: Version, shards: u16) -> Option<Trial> {
+    Simulated::new(shards, &case.settings)?;
+    if case.live_only {
+        return None;
+    }
+    let play = Arc::clone(case);
+    let name = name(case, version, &format!("sim_{shards}"));
+    Some(Trial::test(name, move || {
+        let mut broker = Simulated::new(shards, &play.settings).ok_or("settings have changed")?;
+        Ok(Runner::new(&mut broker, version).play(&play)?)
+    }))
 }
 
 /// `conformance::qos2::publish_again_before_pubrel::v5::live_1`

@@ -22,6 +22,8 @@ pub(crate) struct Runner<'a> {
     client_ids: BTreeSet<Vec<u8>>,
     spoken: HashMap<String, Version>,
     topics: BTreeSet<Vec<u8>>,
+    /// Whether the broker retains messages at all, as it says in CONNACK.
+    retains: bool,
     transcript: Vec<String>,
 }
 
@@ -67,6 +69,7 @@ impl<'a> Runner<'a> {
             client_ids: BTreeSet::new(),
             spoken: HashMap::new(),
             topics: BTreeSet::new(),
+            retains: true,
             transcript: Vec::new(),
         }
     }
@@ -568,6 +571,7 @@ impl<'a> Runner<'a> {
         if packet.name != "connack" || packet.number_of("code") != 0 {
             return Ok(());
         }
+        self.retains &= packet.get("retain-available") != Some(&Value::Number(0));
         let client = self.client(name)?;
         client.acknowledged = true;
         let assigned = packet.bytes_of("assigned-client-id");
@@ -596,7 +600,7 @@ impl<'a> Runner<'a> {
             self.exchange("cleaner", "disconnects", &none)?;
         }
         let topics = std::mem::take(&mut self.topics);
-        if topics.is_empty() {
+        if topics.is_empty() || !self.retains {
             return Ok(());
         }
         self.connect("cleaner", &none)?;

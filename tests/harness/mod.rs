@@ -2,6 +2,7 @@
 
 pub(crate) mod broker;
 pub(crate) mod pool;
+pub(crate) mod sim;
 pub(crate) mod tcp;
 pub(crate) mod wire;
 
