@@ -34,7 +34,7 @@ fn each() -> Result<Vec<(String, Value)>, Failed> {
     Ok(named.collect())
 }
 
-fn list<'v>(value: &'v Value) -> impl Iterator<Item = &'v str> {
+fn list(value: &Value) -> impl Iterator<Item = &str> {
     value.as_sequence().into_iter().flatten().filter_map(Value::as_str)
 }
 

@@ -177,10 +177,10 @@ fn answer(mut stream: TcpStream, clients: &Mutex<Vec<SocketAddr>>) -> std::io::R
     let mut header = String::new();
     reader.read_line(&mut header)?;
     let words: Vec<&str> = header.split_whitespace().collect();
-    if let ["PROXY", "TCP4", from, _, port, _] = words[..] {
-        if let Ok(client) = format!("{from}:{port}").parse() {
-            clients.lock().expect("no panic within").push(client);
-        }
+    if let ["PROXY", "TCP4", from, _, port, _] = words[..]
+        && let Ok(client) = format!("{from}:{port}").parse()
+    {
+        clients.lock().expect("no panic within").push(client);
     }
     loop {
         let mut head = [0; 2];

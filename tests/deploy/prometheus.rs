@@ -129,7 +129,7 @@ fn all_expressions() -> Result<Vec<(String, String)>, Failed> {
     }
     let rules = yaml("deploy/prometheus/rules.yml")?;
     for rule in sequence(&rules["groups"]).flat_map(|group| sequence(&group["rules"])) {
-        let name = rule["alert"].as_str().or(rule["record"].as_str()).unwrap_or_default();
+        let name = rule["alert"].as_str().or_else(|| rule["record"].as_str()).unwrap_or_default();
         let expression = rule["expr"].as_str().unwrap_or_default();
         // An alert's threshold is not reached in health; its left side must be there.
         let left = expression.rsplit_once([' ', '\n']).filter(|_| rule["record"].is_null());
