@@ -7,7 +7,9 @@
 
 use std::collections::HashMap;
 
-use octopus_engine::{AuthAnswer, AuthOutcome, AuthRequest, Envelope, Message, ShardId, Stats};
+use octopus_engine::{
+    Ask, AuthAnswer, AuthOutcome, AuthRequest, Envelope, Found, Message, Query, ShardId, Stats,
+};
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubHandle, HubSender};
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +36,7 @@ pub struct AuthQuestion {
 /// What the hub's task is asked to collect.
 enum Request {
     Stats(oneshot::Sender<Vec<Stats>>),
+    Query { shard: ShardId, ask: Ask, asker: oneshot::Sender<Found> },
 }
 
 /// The hub's task, before it runs.
@@ -44,6 +47,9 @@ pub struct HubTask {
     shards: u16,
     /// Answers to `StatsWanted` that are still coming, oldest question first.
     stats: Vec<StatsRound>,
+    /// Questions to shards that are not answered yet, by number.
+    queries: HashMap<u64, oneshot::Sender<Found>>,
+    last_query: u64,
 }
 
 struct StatsRound {
@@ -57,7 +63,15 @@ pub fn hub(handle: HubHandle, shards: u16) -> (Hub, HubTask, mpsc::Receiver<Auth
     let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
     let (auth_in, auth) = mpsc::channel(AUTH_WAITING_MAX);
     let hub = Hub { sender: handle.sender(), requests: requests_in, shards };
-    let task = HubTask { handle, requests, auth: Some(auth_in), shards, stats: Vec::new() };
+    let task = HubTask {
+        handle,
+        requests,
+        auth: Some(auth_in),
+        shards,
+        stats: Vec::new(),
+        queries: HashMap::new(),
+        last_query: 0,
+    };
     (hub, task, auth)
 }
 
@@ -73,6 +87,13 @@ impl Hub {
         answer.await.ok()
     }
 
+    /// Asks one shard what lives there; `None` if the node is stopping.
+    pub async fn query(&self, shard: ShardId, ask: Ask) -> Option<Found> {
+        let (asker, answer) = oneshot::channel();
+        self.requests.send(Request::Query { shard, ask, asker }).await.ok()?;
+        answer.await.ok()
+    }
+
     /// Answers an [`AuthQuestion`].
     pub fn authenticated(&self, shard: ShardId, answer: AuthAnswer) {
         self.sender.send(shard, vec![Envelope::Authenticated(Box::new(answer))]);
@@ -81,6 +102,12 @@ impl Hub {
     /// Publishes a message of the node's own to all its clients.
     pub fn publish(&self, message: Message) {
         self.sender.send(ShardId(0), vec![Envelope::Inject(message)]);
+    }
+
+    /// Hands messages that concern this node alone to its clients; see [`Envelope::Local`].
+    pub fn publish_local(&self, messages: impl IntoIterator<Item = Message>) {
+        let envelopes: Vec<_> = messages.into_iter().map(Envelope::Local).collect();
+        self.sender.broadcast(&envelopes);
     }
 
     /// Ends a client's connection, wherever on this node it is.
@@ -113,12 +140,24 @@ impl HubTask {
                 self.stats.push(StatsRound { answers: HashMap::new(), asker });
                 self.handle.broadcast(&[Envelope::StatsWanted]);
             }
+            Request::Query { shard, ask, asker } => {
+                self.last_query += 1;
+                let id = self.last_query;
+                self.queries.insert(id, asker);
+                self.handle.send(shard, vec![Envelope::Query(Box::new(Query { id, ask }))]);
+            }
         }
     }
 
     fn take(&mut self, shard: ShardId, envelope: Envelope) {
         match envelope {
             Envelope::Stats(stats) => self.take_stats(shard, *stats),
+            Envelope::Answer(answer) => {
+                if let Some(asker) = self.queries.remove(&answer.id) {
+                    // Whoever asked may have gone away.
+                    let _ = asker.send(answer.found);
+                }
+            }
             Envelope::Authenticate(request) => self.authenticate(shard, *request),
             other => tracing::error!(?shard, envelope = ?other, "not for the hub"),
         }

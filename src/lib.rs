@@ -7,7 +7,13 @@
 pub mod cli;
 pub mod config;
 pub mod greeting;
+pub mod http;
 pub mod hub;
 pub mod log;
 pub mod node;
+pub mod operate;
+pub mod pages;
+pub mod process;
 pub mod signals;
+pub mod stats;
+pub mod systemd;

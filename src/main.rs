@@ -6,6 +6,7 @@ use std::{
     fmt,
     io::{self, Write as _},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,9 +16,13 @@ use octopus::{
     greeting::greeting,
     hub, log,
     node::{self, Node, ShardFailed, StartError},
+    operate, pages,
     signals::Signals,
+    stats,
+    systemd,
 };
 use octopus_mqtt::ReasonCode;
+use tokio::sync::watch;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
@@ -29,9 +34,10 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(usage) => return explain(&usage),
     };
-    let outcome = load(&invocation).and_then(|loaded| match invocation.command {
-        Command::Run => serve(&loaded),
+    let outcome = load(&invocation).and_then(|loaded| match &invocation.command {
+        Command::Run => serve(&loaded, &invocation),
         Command::CheckConfig => print(&report(&loaded)),
+        Command::Operate(operation) => Ok(operate::run(operation, &loaded.config)?),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,19 +50,23 @@ fn main() -> ExitCode {
 }
 
 fn load(invocation: &Invocation) -> Result<Loaded, Fatal> {
+    config::load(sources(invocation)).map_err(Fatal::Config)
+}
+
+fn sources(invocation: &Invocation) -> Sources {
     let environment = std::env::vars_os()
         .map(|(name, text)| {
             (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())
         })
         .collect();
     let (file, flags) = (invocation.config_file.clone(), invocation.settings.clone());
-    config::load(Sources { file, environment, flags }).map_err(Fatal::Config)
+    Sources { file, environment, flags }
 }
 
 /// Runs the broker until a signal has stopped it.
-fn serve(loaded: &Loaded) -> Result<(), Fatal> {
+fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
     let config = &loaded.config;
-    log::start(&config.log);
+    let log_filter = log::start(&config.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -64,10 +74,23 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
         let mut node = node::start(config)?;
-        let (_hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
+        let http = pages::bind(loaded).await?;
+        let (hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
         tokio::spawn(hub_task.run());
-        greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
-        run_until_stopped(node, signals).await
+        tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
+        let (stopping, is_stopping) = watch::channel(false);
+        let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = http {
+            let reload = pages::Reload::new(sources(invocation), loaded, log_filter.clone());
+            let app = pages::app(config, hub.clone(), node.addresses(), log_filter, reload)?;
+            tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
+        }
+        let (addresses, shards) = (node.addresses(), node.shards());
+        let text = greeting(&config.broker, addresses, shards, http_address);
+        greet(config.log.format, &text);
+        systemd::ready(text.lines().next().unwrap_or_default());
+        tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
+        run_until_stopped(node, signals, stopping).await
     });
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
@@ -75,11 +98,17 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
 }
 
 /// Waits for a signal, then stops: in order at the first one, at once at the second.
-async fn run_until_stopped(node: Node, mut signals: Signals) -> Result<(), Fatal> {
+async fn run_until_stopped(
+    node: Node,
+    mut signals: Signals,
+    stopping: watch::Sender<bool>,
+) -> Result<(), Fatal> {
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),
         failed = node.failed() => return Err(failed.into()),
     }
+    systemd::stopping();
+    stopping.send_replace(true);
     node.stop(ReasonCode::ServerShuttingDown, FLUSH_MAX);
     let joined = tokio::task::spawn_blocking(move || node.join());
     tokio::select! {

@@ -1,11 +1,14 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
 //! `conformance` plays the specifications' scripts, `interop` runs clients that others wrote,
-//! `tidy` holds the rules of the house. `tests/run.sh` installs what these need.
+//! `deploy` what an operator is given, `ops` asks a broker what an operator asks, `tidy` holds the
+//! rules of the house. `tests/run.sh` installs what these need.
 
 mod conformance;
+mod deploy;
 mod harness;
 mod interop;
+mod ops;
 mod tidy;
 
 use std::process::ExitCode;
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
     let mut trials = tidy::trials();
     trials.extend(conformance::trials(&pool));
     trials.extend(interop::trials());
+    trials.extend(deploy::trials());
+    trials.extend(ops::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.clear();
     conclusion.exit_code()

@@ -19,6 +19,16 @@ need node nodejs
 need npm npm
 need python3 python3
 need git git
+need nginx nginx
+ls /usr/share/nginx/modules-available/mod-stream.conf >/dev/null 2>&1 ||
+    packages="$packages libnginx-mod-stream"
+need prometheus prometheus
+need prometheus-redis-exporter prometheus-redis-exporter
+need redis-cli redis-tools
+need systemd-analyze systemd
+need curl curl
+need unshare util-linux
+ls /usr/lib/*/libseccomp.so.2 >/dev/null 2>&1 || packages="$packages libseccomp2"
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages="$packages python3-venv"
 if [ -n "$packages" ]; then
     sudo=""

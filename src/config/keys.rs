@@ -299,6 +299,15 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key("http.host", HOST, "Where to serve them.", |c| &mut c.http.host),
     key("http.port", ANY_PORT, "Their TCP port; 0: any free one.", |c| &mut c.http.port),
     key(
+        "http.token",
+        Kind::Secret,
+        "Token the admin API asks for (Authorization: Bearer). Empty, and no file: only this machine may use the API.",
+        |c| &mut c.http.token,
+    ),
+    key("http.token_file", TEXT, "File with that token in its first line.", |c| {
+        &mut c.http.token_file
+    }),
+    key(
         "stats.interval",
         seconds(1, 3600),
         "Between two writes of the group's STATS keys to Redis.",

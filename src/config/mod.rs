@@ -168,6 +168,10 @@ pub struct Http {
     pub enable: bool,
     pub host: String,
     pub port: u16,
+    /// What the admin API asks for; empty: see `token_file`.
+    pub token: Secret,
+    /// Path of a file whose first line is the token; empty: none.
+    pub token_file: String,
 }
 
 /// What is counted, and how often it is told.
@@ -252,7 +256,13 @@ impl Default for Cluster {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { enable: true, host: "127.0.0.1".to_owned(), port: 20080 }
+        Self {
+            enable: true,
+            host: "127.0.0.1".to_owned(),
+            port: 20080,
+            token: Secret::default(),
+            token_file: String::new(),
+        }
     }
 }
 

@@ -72,7 +72,11 @@ impl Process {
         Ok(process)
     }
 
-    fn spawn(mut command: Command, address: SocketAddr) -> Result<Self, String> {
+    /// Starts any other server; both of its outputs become the log.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub(crate) fn spawn(mut command: Command, address: SocketAddr) -> Result<Self, String> {
         command.env("NO_COLOR", "1").stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
@@ -108,6 +112,11 @@ impl Process {
     /// All it has printed.
     pub(crate) fn log(&self) -> String {
         self.log.lines.lock().expect("no reader of the log panics").join("\n")
+    }
+
+    /// The number by which to send it a signal.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn connect(&self) -> std::io::Result<TcpStream> {

@@ -7,6 +7,7 @@ use octopus_mqtt::{ReasonCode, Version};
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Remote};
 use crate::message::Message;
+use crate::query::{Answer, Query};
 use crate::stats::Stats;
 use crate::subscriptions::{Grant, SessionId};
 
@@ -51,6 +52,10 @@ pub enum Envelope {
     Authenticated(Box<AuthAnswer>),
     /// Hub to shard: route this as if a client of the shard had published it.
     Inject(Message),
+    /// Hub to every shard: a message of this node alone (`$SYS`). It goes to the shard's own
+    /// subscribers and never further; the shard its topic is at home on keeps it if it is to
+    /// be retained. Nobody published it, so it is counted only as it is delivered.
+    Local(Message),
     /// Hub to the client's home shard: end its connection with this reason.
     Kick {
         client: Box<str>,
@@ -60,6 +65,10 @@ pub enum Envelope {
     StatsWanted,
     /// Shard to hub.
     Stats(Box<Stats>),
+    /// Hub to shard: a question about what lives there, answered by `Answer`.
+    Query(Box<Query>),
+    /// Shard to hub.
+    Answer(Box<Answer>),
 }
 
 /// Asks the shard that keeps a part of the retained messages for a slice of them.

@@ -13,6 +13,7 @@ use octopus_mqtt::{QoS, TopicFilter};
 
 use crate::barrier::Then;
 use crate::envelope::{Envelope, GroupEnvelope, GroupEvent, Member, Presence, SessionRef, ShardId};
+use crate::latency::Hop;
 use crate::message::{Dropped, Message, Parcel};
 use crate::session::{Extra, Queued, Sent};
 use crate::shard::{Random, Shard};
@@ -62,6 +63,10 @@ struct Enrolled {
 impl Groups {
     fn find(&self, key: &str) -> Option<GroupId> {
         self.by_key.get(key).copied()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.by_key.len()
     }
 
     fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
@@ -226,6 +231,7 @@ impl Shard {
             return;
         }
         let held = std::mem::take(&mut group.held);
+        self.latency.hop = Some(Hop::Queued);
         group.held_bytes = 0;
         for message in held {
             self.stats.ledger.unqueue();
@@ -234,6 +240,7 @@ impl Shard {
     }
 
     fn take_back(&mut self, key: &str, member: Member, message: &Message) {
+        self.latency.hop = Some(Hop::Queued);
         match self.groups.find(key) {
             Some(id) => {
                 if let Some(group) = self.groups.get_mut(id)
@@ -340,6 +347,7 @@ impl Shard {
     ) {
         if self.sessions.get_ref(member.session).is_some() {
             let mut parcel = message.parcel();
+            self.latency.hop = Some(Hop::OtherShard);
             return self.deliver_shared(key, member.session.id, grant, &mut parcel);
         }
         self.give_back(&key, member, message.clone());
@@ -391,7 +399,10 @@ impl Shard {
         if deliveries.shared.is_empty() {
             return;
         }
+        let before = (deliveries.inflight.len(), deliveries.queue_bytes);
         let returned = deliveries.take_shared();
+        self.stats.inflight -= (before.0 - deliveries.inflight.len()) as u64;
+        self.stats.queue_bytes -= (before.1 - deliveries.queue_bytes) as u64;
         let member = self.member(id);
         for (key, message) in returned {
             self.stats.ledger.unqueue();

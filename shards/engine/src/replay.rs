@@ -151,6 +151,7 @@ impl Shard {
         let mut parcel = message.parcel();
         parcel.retain = false; // it is not newer than the replay it is part of
         self.templates.reset();
+        self.latency.hop = None; // it was published long ago
         if qos == QoS::AtMostOnce && self.sessions.get(session).is_some_and(Session::is_online) {
             // A slice is bounded and waited for room: it is not dropped for a slow reader.
             return self.send_now(session, &mut parcel, qos, true, extra);

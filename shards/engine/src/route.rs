@@ -13,8 +13,10 @@ use octopus_mqtt::{
 use crate::connection::Connection;
 use crate::envelope::{Envelope, ShardId};
 use crate::event::Notice;
+use crate::latency::Hop;
 use crate::limits::QueueFull;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
+use crate::recent::What;
 use crate::session::{Extra, Inflight, Queued, Sent};
 use crate::shard::{Shard, lend};
 use crate::subscriptions::{Grant, SessionId, Subscriber};
@@ -33,6 +35,16 @@ pub(crate) enum Origin {
 
 /// Why there is a free Packet Identifier whenever a message may be sent.
 const QUOTA_LEAVES_IDS: &str = "a message is sent only while fewer than 65,535 are in flight";
+
+impl Origin {
+    fn hop(self) -> Hop {
+        match self {
+            Self::Client => Hop::SameShard,
+            Self::Shard => Hop::OtherShard,
+            Self::Node => Hop::OtherNode,
+        }
+    }
+}
 
 /// What becomes of one delivery.
 enum Way {
@@ -60,6 +72,7 @@ impl Shard {
         publisher: Option<SessionId>,
     ) -> usize {
         self.templates.reset();
+        self.latency.hop = Some(origin.hop());
         let mut matches = std::mem::take(&mut self.matches);
         let filters = self.subscriptions.matching(parcel.topic, |subscriber, grant| {
             matches.push((subscriber, grant));
@@ -75,6 +88,10 @@ impl Shard {
             reached += self.forward(parcel);
             if reached == 0 {
                 self.stats.ledger.drop(Dropped::NoSubscriber);
+                let publisher = publisher.and_then(|id| self.sessions.get(id));
+                let client = publisher.map_or("", |session| &session.client_id);
+                let what = What::Dropped(Dropped::NoSubscriber);
+                self.recent.note(self.now, client, parcel.topic.as_str(), what);
             }
         }
         reached
@@ -235,9 +252,11 @@ impl Shard {
             let Some(oldest) = deliveries.pop() else { break };
             displaced.push(oldest);
         }
+        self.stats.queue_bytes += item.message.size() as u64;
         deliveries.push(item);
         self.stats.ledger.queue();
         for oldest in displaced {
+            self.stats.queue_bytes -= oldest.message.size() as u64;
             self.stats.ledger.unqueue();
             self.drop_for(id, Dropped::QueueFull, &mut oldest.message.parcel());
         }
@@ -271,18 +290,21 @@ impl Shard {
         };
         lend(connection, &mut self.spare);
         template.append_to(connection, packet_id);
+        self.latency.delivered(at, parcel.received_at, self.now);
         if !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(at);
         }
         self.stats.packets_sent += 1;
         self.stats.publish_sent[qos as usize] += 1;
+        self.stats.publish_bytes_sent += parcel.payload.len() as u64;
         match packet_id {
             None => self.stats.ledger.deliver(),
             Some(packet_id) => {
                 let item = Queued { message: parcel.message().clone(), qos, retain, extra: None };
                 let state = Sent::Published(item);
                 session.deliveries().inflight.push_back(Inflight { packet_id, state });
+                self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
         }
@@ -305,6 +327,7 @@ impl Shard {
                 let Some(session) = self.sessions.get_mut(id) else { return };
                 let state = Sent::Published(item);
                 session.deliveries().inflight.push_back(Inflight { packet_id, state });
+                self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
         }
@@ -329,6 +352,7 @@ impl Shard {
         let start = connection.out.bytes.len();
         let is_new_alias = encode_for(connection, item, packet_id, dup, now);
         let payload = item.message.payload();
+        let payload_len = payload.len() as u64;
         let len = connection.out.bytes.len() - start + payload.len();
         if len > connection.packet_size_max as usize {
             connection.out.bytes.truncate(start);
@@ -346,6 +370,10 @@ impl Shard {
         }
         self.stats.packets_sent += 1;
         self.stats.publish_sent[item.qos as usize] += 1;
+        self.stats.publish_bytes_sent += payload_len;
+        if !dup {
+            self.latency.delivered(at, item.message.received_at(), now);
+        }
         self.touch(at);
         true
     }
@@ -353,6 +381,7 @@ impl Shard {
     /// Moves on what waits for this client: first what was in flight when it went away, then
     /// the queue, then retained replays.
     pub(crate) fn pump(&mut self, id: SessionId) {
+        self.latency.hop = Some(Hop::Queued);
         while self.has_room(id) {
             let Some(session) = self.sessions.get_mut(id) else { return };
             let Some(deliveries) = session.deliveries_if_any() else { return };
@@ -361,6 +390,7 @@ impl Shard {
                 continue;
             }
             let Some(item) = deliveries.pop() else { break };
+            self.stats.queue_bytes -= item.message.size() as u64;
             self.stats.ledger.unqueue();
             if item.message.is_expired(self.now) {
                 self.drop_for(id, Dropped::Expired, &mut item.message.parcel());
@@ -398,6 +428,7 @@ impl Shard {
         };
         if !self.write_publish(id, &item, Some(packet_id), true) {
             self.sessions.get_mut(id).map(|s| s.deliveries().inflight.remove(index));
+            self.stats.inflight -= 1;
             self.stats.ledger.unqueue();
             self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
         }
@@ -420,6 +451,8 @@ impl Shard {
     pub(crate) fn drop_for(&mut self, id: SessionId, reason: Dropped, parcel: &mut Parcel<'_>) {
         const INTERVAL: Duration = Duration::from_secs(1);
         self.stats.ledger.drop(reason);
+        let client = self.sessions.get(id).map_or("", |session| &session.client_id);
+        self.recent.note(self.now, client, parcel.topic.as_str(), What::Dropped(reason));
         if self.now < self.drop_notice_at {
             self.drops_unnoticed += 1;
             return;

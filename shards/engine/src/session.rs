@@ -249,6 +249,11 @@ impl Sessions {
         self.by_client.len()
     }
 
+    /// Slots in use or free again; every session's slot is below.
+    pub(crate) fn slot_count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
         self.slots.get(id.0 as usize)?.as_deref()
     }
@@ -293,10 +298,6 @@ impl Sessions {
         }
         self.free.push(id.0);
         self.slots[id.0 as usize].take()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().flatten().map(|session| &**session)
     }
 
     fn hash(&self, client_id: &str) -> u64 {

@@ -14,8 +14,11 @@ use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
 use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
 use crate::group::Groups;
 use crate::interest::{Interest, PeerSet};
+use crate::latency::Sampler;
 use crate::limits::Limits;
 use crate::message::Message;
+use crate::query::Answer;
+use crate::recent::Recent;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::route::Origin;
@@ -84,6 +87,8 @@ pub struct Shard {
     pub(crate) barriers: Barriers,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
+    pub(crate) latency: Sampler,
+    pub(crate) recent: Recent,
     pub(crate) random: Random,
     outputs: VecDeque<Output>,
     /// Connections with bytes to write, or to close.
@@ -163,6 +168,8 @@ impl Shard {
             barriers: Barriers::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
+            latency: Sampler::default(),
+            recent: Recent::default(),
             random: Random(seed ^ (u64::from(config.id.0) << 48)),
             outputs: VecDeque::new(),
             dirty: Vec::new(),
@@ -212,11 +219,13 @@ impl Shard {
         self.timers.next()
     }
 
-    /// What this shard counted so far.
+    /// What this shard counted so far. Cost: O(1).
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
         stats.sessions = self.sessions.len() as u64;
-        stats.subscriptions = self.sessions.iter().map(|s| s.subscription_count() as u64).sum();
+        // A group whose home is here subscribes like a session; its members count instead.
+        let own = self.subscriptions.subscription_count() - self.groups.count();
+        stats.subscriptions = own as u64 + stats.shared_subscriptions;
         stats.filters = self.subscriptions.filter_count() as u64;
         stats.interest = self.interest.filter_count() as u64;
         stats.retained = self.retained.count() as u64;
@@ -255,6 +264,7 @@ impl Shard {
     fn opened(&mut self, id: ConnectionId, remote: Remote) {
         let connection = Connection::new(id, remote, self.now);
         self.connections.insert(connection);
+        self.stats.connections_opened += 1;
         if self.is_stopping {
             return self.close(id);
         }
@@ -381,6 +391,9 @@ impl Shard {
         if self.spare.len() < SPARE_COUNT_MAX && buffer.bytes.capacity() <= SPARE_BYTES_MAX {
             self.spare.push(buffer.bytes);
         }
+        if let Some((hop, time)) = self.latency.written(id, self.now) {
+            self.stats.latency[hop as usize].record(time);
+        }
         let half = self.limits().out_bytes_max / 2;
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.writing = None;
@@ -438,6 +451,7 @@ impl Shard {
         let buffer = std::mem::take(&mut connection.out);
         connection.writing = Some(buffer.bytes.len() + connection.shared_len);
         connection.shared_len = 0;
+        self.latency.writing(id);
         if is_closing {
             self.connections.remove(id);
             self.push(Output::Close { connection: id });
@@ -546,6 +560,7 @@ impl Shard {
             }
             (Envelope::Publish(message), Peer::Hub) => self.route_message(&message, Origin::Node),
             (Envelope::Inject(message), _) => self.inject(&message),
+            (Envelope::Local(message), _) => self.take_local(message),
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
             }
@@ -565,6 +580,11 @@ impl Shard {
                 let envelope = Envelope::Stats(Box::new(self.stats()));
                 self.push(Output::Send { to: peer, envelope });
             }
+            (Envelope::Query(query), peer) => {
+                let answer = Answer { id: query.id, found: self.answer(query.ask) };
+                let envelope = Envelope::Answer(Box::new(answer));
+                self.push(Output::Send { to: peer, envelope });
+            }
             (envelope, from) => unreachable!("{from:?} does not send {envelope:?}"),
         }
     }
@@ -575,6 +595,14 @@ impl Shard {
             self.retain_at_home(message.clone());
         }
         self.route_message(message, Origin::Client);
+    }
+
+    /// Delivers a message that concerns this node alone to this shard's subscribers.
+    fn take_local(&mut self, message: Message) {
+        self.route_message(&message, Origin::Node);
+        if message.retain() && self.is_home_of(message.topic().as_str()) {
+            self.retain(message);
+        }
     }
 
     fn kick(&mut self, client: &str, reason: ReasonCode) {

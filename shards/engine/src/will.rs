@@ -36,6 +36,10 @@ impl Will {
         }
     }
 
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
     /// The message to publish. Its expiry counts from now on (§3.1.3.2.4).
     pub(crate) fn message(&self, now: Instant) -> Message {
         let properties = MessageProperties {

@@ -31,6 +31,7 @@ use crate::mesh::{Inbox, Pressure, Sender};
 use crate::net::{Completion, Operation, Received, Ring, Sent, Token, WriteIndex};
 use crate::notice;
 use crate::service::Service;
+use crate::tally::{Gauges, Tally};
 
 /// Parcels taken from the inbox per turn.
 const INBOX_BUDGET: usize = 64;
@@ -76,6 +77,7 @@ pub(crate) struct Driver<S> {
     /// Receive buffers kept from the kernel while the pressure is on.
     held: Vec<u16>,
     acceptor: Acceptor,
+    tally: Tally,
     connections: Connections,
     /// Connections of the whole node.
     node_connection_count: Arc<AtomicUsize>,
@@ -118,6 +120,7 @@ impl<S: Service> Driver<S> {
             pressure: Pressure::default(),
             held: Vec::new(),
             acceptor: parts.acceptor,
+            tally: Tally::default(),
             connections: Connections::default(),
             node_connection_count: parts.node_connection_count,
             writes: Vec::new(),
@@ -148,6 +151,8 @@ impl<S: Service> Driver<S> {
         self.flush_mesh();
         self.submit_writes();
         self.relieve();
+        let busy = self.origin.elapsed().saturating_sub(self.now.since(Instant::default()));
+        self.tally.turn(self.now, busy, self.pressure.is_held());
         Ok(!self.has_stopped())
     }
 
@@ -209,8 +214,10 @@ impl<S: Service> Driver<S> {
         if count >= self.acceptor.connection_count_max {
             self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
             self.acceptor.refused(self.now);
+            self.tally.refused();
             return;
         }
+        self.tally.accepted();
         self.open(socket, listener, None);
     }
 
@@ -435,12 +442,25 @@ impl<S: Service> Driver<S> {
         }
     }
 
-    fn send(&mut self, to: Peer, envelope: Envelope) {
+    fn send(&mut self, to: Peer, mut envelope: Envelope) {
+        if let Envelope::Stats(stats) = &mut envelope {
+            stats.driver = self.tally.read(&self.gauges());
+        }
         let peer = match to {
             Peer::Shard(shard) => usize::from(shard.0),
             Peer::Hub => self.mesh.shards.len(),
         };
         self.outgoing[peer].push(envelope);
+    }
+
+    fn gauges(&self) -> Gauges {
+        let backlogs = self.mesh.shards.iter().map(Sender::backlog_count);
+        Gauges {
+            sockets: self.connections.count(),
+            accept_errors: self.acceptor.failure_count(),
+            ring_depth: self.ring.in_flight_count(),
+            mesh_backlog: backlogs.chain([self.mesh.hub.backlog_count()]).max().unwrap_or(0),
+        }
     }
 
     fn pause(&mut self, id: ConnectionId) {

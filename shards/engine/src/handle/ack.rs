@@ -77,6 +77,7 @@ impl Shard {
             && matches!(deliveries.inflight[index].state, Sent::Released)
         {
             deliveries.remove_inflight(index);
+            self.stats.inflight -= 1;
             self.stats.ledger.settle();
         }
         self.pump(session);
@@ -101,7 +102,9 @@ impl Shard {
             Sent::Published(item) if is_meant(item) => {}
             _ => return None,
         }
-        match deliveries.remove_inflight(index)?.state {
+        let taken = deliveries.remove_inflight(index)?;
+        self.stats.inflight -= 1;
+        match taken.state {
             Sent::Published(item) => Some(item),
             Sent::Released => None,
         }

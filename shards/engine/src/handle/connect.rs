@@ -14,7 +14,8 @@ use crate::connection::{Connection, Pause, Phase};
 use crate::envelope::{
     AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Envelope, Peer, Presence,
 };
-use crate::event::{ConnectionId, Notice, Output};
+use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
+use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::session::NEVER;
 use crate::shard::{Shard, publisher_hash};
@@ -50,7 +51,7 @@ impl Shard {
             self.push(Output::HandOff { connection: id, to: home, unread: unread.to_vec() });
             return Ok(());
         }
-        self.check_connect(&connect)?;
+        self.check_connect(&connect).inspect_err(|&r| self.note_refused(connect.client_id, r))?;
         if !self.config.authenticate {
             let everything = AuthOutcome::Granted { user: None, acl: None, data: None };
             return self.decide(id, &connect, everything);
@@ -128,8 +129,24 @@ impl Shard {
         }
     }
 
+    /// Keeps in mind why this client was not let in.
+    fn note_refused(&mut self, client_id: &str, refusal: Refusal) {
+        let (reason, text) = refusal.reason();
+        let what = What::Ended(DisconnectReason::ByServer(reason, text));
+        self.recent.note(self.now, client_id, "", what);
+    }
+
     /// Lets the client in, or not.
     fn decide(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        outcome: AuthOutcome,
+    ) -> Result<(), Refusal> {
+        self.admit(id, connect, outcome).inspect_err(|&r| self.note_refused(connect.client_id, r))
+    }
+
+    fn admit(
         &mut self,
         id: ConnectionId,
         connect: &Connect<'_>,
@@ -214,8 +231,7 @@ impl Shard {
         connection.send_quota = receive_max.min(limits.inflight_count_max);
         connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
         note_extras(connection, connect, limits.topic_alias_out_max);
-        self.stats.connections += 1;
-        self.stats.connects_accepted += 1;
+        self.stats.connected(connection.remote.listener);
     }
 
     fn write_connack(

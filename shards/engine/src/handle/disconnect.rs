@@ -10,6 +10,7 @@ use crate::connection::{Phase, discards_will};
 use crate::envelope::{GroupEvent, Presence, SessionRef};
 use crate::event::{ConnectionId, DisconnectReason, Notice};
 use crate::message::Dropped;
+use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::route::Origin;
 use crate::session::NEVER;
@@ -107,7 +108,7 @@ impl Shard {
     /// Parts the connection from its session: the will, the expiry, the shared groups.
     pub(crate) fn part(&mut self, id: ConnectionId, reason: DisconnectReason) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let address = connection.remote.address;
+        let (address, listener) = (connection.remote.address, connection.remote.listener);
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
         let session = match phase {
             Phase::Connected { session } => session,
@@ -117,10 +118,14 @@ impl Shard {
                 return self.notice(Notice::Refused { client: None, address, reason });
             }
         };
-        self.stats.connections -= 1;
+        self.stats.parted(listener);
+        self.latency.forget(id);
         let Some(found) = self.sessions.get_mut(session) else { return };
         found.connection = None;
         let client = found.client_id.clone();
+        if !matches!(reason, DisconnectReason::ByClient(_)) {
+            self.recent.note(self.now, &client, "", What::Ended(reason.clone()));
+        }
         self.notice(Notice::Disconnected { client, address, reason });
         self.tell_presence(session, Presence::Offline);
         self.return_shared(session);
@@ -176,6 +181,7 @@ impl Shard {
         let now = self.now;
         let Some(session) = self.sessions.get_ref(id) else { return };
         if session.connection.is_none() && session.ends_at.is_some_and(|at| at <= now) {
+            self.stats.sessions_expired += 1;
             self.end_session(id.id);
         }
     }
@@ -195,6 +201,9 @@ impl Shard {
             for shared in &deliveries.shared {
                 self.tell_group(&shared.key, GroupEvent::Leave { member });
             }
+            self.stats.inflight -= deliveries.inflight.len() as u64;
+            self.stats.queue_bytes -= deliveries.queue_bytes as u64;
+            self.stats.shared_subscriptions -= deliveries.shared.len() as u64;
             for _ in 0..deliveries.owed_count() {
                 self.stats.ledger.give_up(Dropped::SessionEnded);
             }

@@ -21,6 +21,7 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let qos = publish.delivery.qos();
         self.stats.publish_received[qos as usize] += 1;
+        self.stats.publish_bytes_received += publish.payload.len() as u64;
         self.check_publish(publish, qos)?;
         let Some(connection) = self.connections.get_mut(id) else { return Ok(()) };
         let Some(session) = connection.session() else { return Ok(()) };

@@ -11,6 +11,7 @@ use super::publish::has_more_levels;
 use crate::barrier::{PendingSubAck, Then};
 use crate::envelope::{Envelope, SessionRef};
 use crate::event::ConnectionId;
+use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::session::{Replay, SharedSubscription};
 use crate::shard::Shard;
@@ -44,7 +45,12 @@ impl Shard {
         for entry in packet.filters.iter() {
             let subscription_id = packet.properties.subscription_id.unwrap_or(0);
             let reason = match self.may_subscribe(id, session, entry.filter) {
-                Err(reason) => reason,
+                Err(reason) => {
+                    let client = self.sessions.get(session.id).map_or("", |s| &s.client_id);
+                    let what = What::SubscriptionRefused(reason);
+                    self.recent.note(self.now, client, entry.filter.as_str(), what);
+                    reason
+                }
                 Ok(()) => self.add(session, &entry, subscription_id, barrier, &mut progress),
             };
             progress.reasons.push(reason as u8);
@@ -137,7 +143,10 @@ impl Shard {
         let shared = &mut found.deliveries().shared;
         match shared.iter_mut().find(|subscription| subscription.key == key) {
             Some(subscription) => subscription.grant = grant,
-            None => shared.push(SharedSubscription { key: key.clone(), grant }),
+            None => {
+                shared.push(SharedSubscription { key: key.clone(), grant });
+                self.stats.shared_subscriptions += 1;
+            }
         }
         let (announced, answers) = self.join_group(&key, session, grant, barrier);
         progress.announced |= announced;

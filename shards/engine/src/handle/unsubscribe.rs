@@ -61,6 +61,7 @@ impl Shard {
         let same = |shared: &crate::session::SharedSubscription| &*shared.key == filter.as_str();
         let Some(index) = deliveries.shared.iter().position(same) else { return false };
         let shared = deliveries.shared.swap_remove(index);
+        self.stats.shared_subscriptions -= 1;
         let member = self.member(id);
         self.tell_group(&shared.key, GroupEvent::Leave { member });
         true
