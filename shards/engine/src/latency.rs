@@ -1,9 +1,9 @@
 //! How long messages take from being received to being in the kernel's hands for a subscriber.
 //!
 //! One delivery in [`SAMPLE_EVERY`] is followed, each one where they are rarer than one in
-//! [`SAMPLE_INTERVAL`]: from the moment the node took the message in, to the moment the write that carries it is
-//! done. The engine has one time per turn of the driver's loop, so the end is when the driver
-//! saw the write done. Messages of the node's own and retained ones are not followed.
+//! [`SAMPLE_INTERVAL`]: from the moment the node took the message in, to the moment the write that
+//! carries it is done. The engine has one time per turn of the driver's loop, so the end is when
+//! the driver saw the write done. Messages of the node's own and retained ones are not followed.
 //! Scope: shard.
 
 use std::time::Duration;
