@@ -1,9 +1,9 @@
 //! How long messages take from being received to being in the kernel's hands for a subscriber.
 //!
-//! One delivery in [`SAMPLE_EVERY`] is followed, and at least one every [`SAMPLE_INTERVAL`]:
-//! from the moment the node took the message in, to the moment the write that carries it is
-//! done. The engine has one time per turn of the driver's loop, so the end is when the driver
-//! saw the write done. Messages of the node's own and retained ones are not followed.
+//! One delivery in [`SAMPLE_EVERY`] is followed, each one where they are rarer than one in
+//! [`SAMPLE_INTERVAL`]: from the moment the node took the message in, to the moment the write that
+//! carries it is done. The engine has one time per turn of the driver's loop, so the end is when
+//! the driver saw the write done. Messages of the node's own and retained ones are not followed.
 //! Scope: shard.
 
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::event::{ConnectionId, Instant};
 
 /// Deliveries per sample.
 const SAMPLE_EVERY: u32 = 16;
-/// A delivery this long after the last sample is one as well.
+/// While samples are further apart than this, the next delivery is one as well.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Samples followed at a time; while all are taken up by slow readers nobody else is followed.
-const SAMPLES_MAX: usize = 8;
+const SAMPLES_MAX: usize = 2;
 
 /// Buckets of a histogram: four to each power of two, up to 2^27 µs (134 s).
 const BUCKETS: usize = 4 * 27;
@@ -128,8 +128,9 @@ impl Hop {
 pub(crate) struct Sampler {
     /// The way of the message being routed now; `None`: do not follow it.
     pub(crate) hop: Option<Hop>,
-    seen: u32,
-    due: Instant,
+    /// Deliveries until the next sample.
+    left: u32,
+    last_at: Instant,
     samples: Vec<Sample>,
 }
 
@@ -146,26 +147,31 @@ impl Sampler {
     /// A message was put into this connection's buffer.
     #[inline]
     pub(crate) fn delivered(&mut self, to: ConnectionId, received_at: Instant, now: Instant) {
-        self.seen = self.seen.wrapping_add(1);
-        if self.seen.is_multiple_of(SAMPLE_EVERY) || now >= self.due {
-            self.follow(to, received_at, now);
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => self.follow(to, received_at, now),
         }
     }
 
     #[cold]
     fn follow(&mut self, connection: ConnectionId, received_at: Instant, now: Instant) {
+        let is_rare = now.since(self.last_at) > SAMPLE_INTERVAL;
+        self.left = if is_rare { 0 } else { SAMPLE_EVERY - 1 };
+        self.last_at = now;
         let Some(hop) = self.hop else { return };
         let is_known = self.samples.iter().any(|sample| sample.connection == connection);
         if is_known || self.samples.len() == SAMPLES_MAX || received_at == Instant::default() {
             return;
         }
-        self.due = now.after(SAMPLE_INTERVAL);
         self.samples.push(Sample { connection, received_at, hop, is_writing: false });
     }
 
     /// A write with all that is in this connection's buffer leaves.
     #[inline]
     pub(crate) fn writing(&mut self, connection: ConnectionId) {
+        if self.samples.is_empty() {
+            return;
+        }
         for sample in &mut self.samples {
             sample.is_writing |= sample.connection == connection;
         }
@@ -178,6 +184,9 @@ impl Sampler {
         connection: ConnectionId,
         now: Instant,
     ) -> Option<(Hop, Duration)> {
+        if self.samples.is_empty() {
+            return None;
+        }
         let is_done = |sample: &Sample| sample.is_writing && sample.connection == connection;
         let index = self.samples.iter().position(is_done)?;
         let sample = self.samples.swap_remove(index);
@@ -229,6 +238,24 @@ mod tests {
         let expected = (Hop::OtherShard, Duration::from_micros(800));
         assert_eq!(sampler.written(id, Instant(1800)), Some(expected));
         assert_eq!(sampler.written(id, Instant(1900)), None);
+    }
+
+    #[test]
+    fn every_rare_delivery_is_followed_and_one_in_sixteen_of_many() {
+        let followed_of = |gap_us: u64| {
+            let mut sampler = Sampler { hop: Some(Hop::SameShard), ..Sampler::default() };
+            let mut followed = 0;
+            for n in 1..=160_u64 {
+                let id = ConnectionId { slot: n as u32, generation: 1 };
+                let now = Instant(n * gap_us);
+                sampler.delivered(id, now, now);
+                sampler.writing(id);
+                followed += usize::from(sampler.written(id, now).is_some());
+            }
+            followed
+        };
+        assert_eq!(followed_of(200_000), 160);
+        assert_eq!(followed_of(10), 10);
     }
 
     #[test]

@@ -88,13 +88,21 @@ impl Shard {
             reached += self.forward(parcel);
             if reached == 0 {
                 self.stats.ledger.drop(Dropped::NoSubscriber);
-                let publisher = publisher.and_then(|id| self.sessions.get(id));
-                let client = publisher.map_or("", |session| &session.client_id);
-                let what = What::Dropped(Dropped::NoSubscriber);
-                self.recent.note(self.now, client, parcel.topic.as_str(), what);
+                self.note_unwanted(parcel, publisher);
             }
         }
         reached
+    }
+
+    /// Keeps in mind that nobody wanted this message, unless it waits as a retained one.
+    fn note_unwanted(&mut self, parcel: &Parcel<'_>, publisher: Option<SessionId>) {
+        if parcel.retain {
+            return;
+        }
+        let publisher = publisher.and_then(|id| self.sessions.get(id));
+        let client = publisher.map_or("", |session| &session.client_id);
+        let what = What::Dropped(Dropped::NoSubscriber);
+        self.recent.note(self.now, client, parcel.topic.as_str(), what);
     }
 
     /// One filter matched: no session is in the list twice.

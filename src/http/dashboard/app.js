@@ -185,6 +185,12 @@ const pollSlowly = async () => {
 
 // --- clients ---
 
+// Where the detail stands below the list, it comes into view.
+const turnTo = (panel) => {
+  panel.focus({ preventScroll: true });
+  if (innerWidth <= 900) panel.scrollIntoView({ block: "start" });
+};
+
 let clientPage = { query: "", next: null, name: "clients" };
 const searchClients = async (more) => {
   const form = new FormData($("client-search"));
@@ -222,7 +228,7 @@ const showClient = async (client) => {
   panel.replaceChildren(make("header", {}, make("h2", { style: "overflow-wrap:anywhere" }, c.client)), facts,
     make("h3", { style: "margin-top:1rem" }, "Subscriptions"), subscriptions, make("h3", { style: "margin-top:1rem" }, "What went wrong lately"), trouble,
     make("div", { class: "actions" }, make("button", { onclick: () => showClient(client) }, "Refresh"), k ? make("button", { class: "danger", onclick: () => kick(client) }, "Disconnect…") : null));
-  panel.focus({ preventScroll: true });
+  turnTo(panel);
 };
 const kick = async (client) => {
   if (!await confirmed("Disconnect this client?", `${client} is closed now; its session stays, and it may connect again.`, "Disconnect")) return;
@@ -276,7 +282,7 @@ const showTopic = async ({ topic }) => {
       make("pre", {}, m.payload === null ? m.payload_base64 : pretty(m.payload)),
       make("div", { class: "actions" }, make("button", { onclick: () => showTopic(m) }, "Refresh"), make("button", { class: "danger", onclick: () => deleteTopic(m) }, "Delete…")));
   } catch (error) { panel.replaceChildren(make("p", { class: "empty" }, error.message)); }
-  panel.focus({ preventScroll: true });
+  turnTo(panel);
 };
 const deleteTopic = async ({ topic }) => {
   if (!await confirmed("Delete this retained message?", `${topic} has no retained message afterwards, on every node.`, "Delete")) return;
