@@ -12,6 +12,7 @@
 
 mod acl;
 mod barrier;
+mod bridge;
 mod connection;
 mod envelope;
 mod event;
@@ -21,6 +22,7 @@ mod handle;
 mod interest;
 mod limits;
 mod message;
+mod receipt;
 mod refusal;
 mod replay;
 mod retained;
