@@ -4,25 +4,34 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     process::ExitCode,
     time::Duration,
 };
 
 use octopus::{
+    bridge::{
+        Bridge, Joined,
+        members::{JoinError, Members},
+    },
     cli::{self, Command, Invocation},
-    config::{self, ConfigError, Loaded, LogFormat, Sources},
+    config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
-    hub, log,
+    hub::{self, BridgeSender},
+    log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
 };
 use octopus_mqtt::ReasonCode;
+use octopus_runtime::HubHandle;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 /// How long after a signal the process is gone, whatever happens.
 const STOP_MAX: Duration = Duration::from_millis(4500);
+/// How long the group may take to hear that this node leaves.
+const LEAVE_MAX: Duration = Duration::from_millis(400);
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os()) {
@@ -63,15 +72,55 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
-        let mut node = node::start(config)?;
-        let (_hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
+        let seed = RandomState::new().hash_one("seed");
+        node::check(config)?;
+        let joined = join_group(config).await?;
+        let mut node = node::start(config, seed)?;
+        let handle = node.take_hub().expect("taken once");
+        let (members, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (_hub, hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
         tokio::spawn(hub_task.run());
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
-        run_until_stopped(node, signals).await
+        let outcome = run_until_stopped(node, signals).await;
+        leave_group(members).await;
+        outcome
     });
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
     outcome
+}
+
+/// Takes this node's place in its group, if it has one.
+async fn join_group(config: &Config) -> Result<Option<Joined>, Fatal> {
+    if config.broker.group.is_empty() {
+        return Ok(None);
+    }
+    let incarnation = RandomState::new().hash_one("incarnation");
+    Ok(Some(Joined::join(config, incarnation).await?))
+}
+
+/// Starts what brings messages to other nodes and from them; where the hub sends to it.
+fn start_bridge(
+    joined: Option<Joined>,
+    handle: &HubHandle,
+    shards: u16,
+    seed: u64,
+) -> (Option<Members>, Option<BridgeSender>) {
+    let Some(joined) = joined else { return (None, None) };
+    let members = joined.members().clone();
+    let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
+    let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    tokio::spawn(bridge.run());
+    (Some(members), Some(sender))
+}
+
+/// Gives the lease back, so that the group knows at once.
+async fn leave_group(members: Option<Members>) {
+    let Some(members) = members else { return };
+    let left = tokio::time::timeout(LEAVE_MAX, members.leave()).await;
+    if !matches!(left, Ok(Ok(_))) {
+        tracing::warn!("the group was not told; it will know when the lease is over");
+    }
 }
 
 /// Waits for a signal, then stops: in order at the first one, at once at the second.
@@ -140,6 +189,7 @@ fn explain(usage: &clap::Error) -> ExitCode {
 enum Fatal {
     Config(Vec<ConfigError>),
     Start(StartError),
+    Group(JoinError),
     Shard(ShardFailed),
     System(io::Error),
     StoppedAtOnce(&'static str),
@@ -153,6 +203,7 @@ impl fmt::Display for Fatal {
                 errors.iter().try_for_each(|error| writeln!(f, "octopus: {error}"))
             }
             Self::Start(error) => writeln!(f, "octopus: {error}"),
+            Self::Group(error) => writeln!(f, "octopus: {error}"),
             Self::Shard(error) => writeln!(f, "octopus: {error}"),
             Self::System(error) => writeln!(f, "octopus: {error}"),
             Self::StoppedAtOnce(signal) => {
@@ -166,6 +217,12 @@ impl fmt::Display for Fatal {
 impl From<StartError> for Fatal {
     fn from(error: StartError) -> Self {
         Self::Start(error)
+    }
+}
+
+impl From<JoinError> for Fatal {
+    fn from(error: JoinError) -> Self {
+        Self::Group(error)
     }
 }
 
