@@ -13,15 +13,18 @@ use std::{
 use octopus::{
     bridge::{
         Bridge, Joined,
+        keys::Keys,
+        link::Link,
         members::{JoinError, Members},
     },
     cli::{self, Command, Invocation},
     config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
-    hub::{self, BridgeSender},
+    hub::{self, BridgeSender, Hub},
     log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
+    stats::GroupStats,
 };
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::HubHandle;
@@ -77,9 +80,10 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
         let joined = join_group(config).await?;
         let mut node = node::start(config, seed)?;
         let handle = node.take_hub().expect("taken once");
-        let (members, bridge) = start_bridge(joined, &handle, node.shards(), seed);
-        let (_hub, hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
+        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (hub, hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
         tokio::spawn(hub_task.run());
+        let members = group.map(|group| start_stats(group, hub, config.stats.interval));
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
         let outcome = run_until_stopped(node, signals).await;
         leave_group(members).await;
@@ -88,6 +92,13 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
     outcome
+}
+
+/// The group this node is in.
+struct Group {
+    link: Link,
+    keys: Keys,
+    members: Members,
 }
 
 /// Takes this node's place in its group, if it has one.
@@ -105,13 +116,25 @@ fn start_bridge(
     handle: &HubHandle,
     shards: u16,
     seed: u64,
-) -> (Option<Members>, Option<BridgeSender>) {
+) -> (Option<Group>, Option<BridgeSender>) {
     let Some(joined) = joined else { return (None, None) };
-    let members = joined.members().clone();
+    let group = Group {
+        link: joined.link().clone(),
+        keys: joined.keys().clone(),
+        members: joined.members().clone(),
+    };
     let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
     let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
     tokio::spawn(bridge.run());
-    (Some(members), Some(sender))
+    (Some(group), Some(sender))
+}
+
+/// Starts what writes the group's counters.
+fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
+    let Group { link, keys, members } = group;
+    let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
+    tokio::spawn(stats.run());
+    members
 }
 
 /// Gives the lease back, so that the group knows at once.
