@@ -1,7 +1,10 @@
 //! What the bridge takes in from Redis: the group's nodes and what they want, their messages,
 //! and the log of retained messages.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use octopus_engine::{
@@ -12,6 +15,7 @@ use octopus_engine::{
 use super::{
     compat,
     link::LinkState,
+    members::View,
     outbox::Lane,
     retained::Catch,
     rules::Entry,
@@ -48,23 +52,20 @@ impl Bridge {
         self.link = state;
         if state.is_up() {
             self.tell_all_interest();
-            if self.place.is_some() || self.log_reader.is_none() {
-                tokio::spawn(self.work.clone().catch_up(self.place.clone()));
-            }
+            let has_overflowed = std::mem::take(&mut self.has_overflowed);
+            let place = self.place.clone().filter(|_| !has_overflowed);
+            tokio::spawn(self.work.clone().catch_up(place));
         }
     }
 
     // --- the group ---
 
     /// Compares the nodes we know with those there are.
-    fn see_group(&mut self) {
+    pub(super) fn see_group(&mut self) {
         let view = self.work.members.view().borrow().clone();
         let own = self.work.members.id().to_owned();
-        let gone: Vec<String> =
-            self.nodes.keys().filter(|name| !view.nodes.contains_key(*name)).cloned().collect();
-        // An empty list is not the end of the group but of what Redis remembers.
-        if view.nodes.contains_key(&own) {
-            gone.iter().for_each(|name| self.remove_node(name));
+        for name in self.nodes_missing_in(&view) {
+            self.remove_node(&name);
         }
         for (name, member) in view.nodes.into_iter().filter(|(name, _)| *name != own) {
             match self.nodes.get_mut(&name) {
@@ -82,6 +83,21 @@ impl Bridge {
         }
     }
 
+    /// Nodes that were not in the list for as long as a lease lasts. A shorter time may be
+    /// Redis's loss of memory and not the node's end: it has yet to say that it is there.
+    fn nodes_missing_in(&mut self, view: &View) -> Vec<String> {
+        let (now, lease) = (Instant::now(), self.config.lease);
+        let mut gone = Vec::new();
+        for (name, node) in &mut self.nodes {
+            if view.nodes.contains_key(name) {
+                node.missing_since = None;
+            } else if now - *node.missing_since.get_or_insert(now) >= lease {
+                gone.push(name.clone());
+            }
+        }
+        gone
+    }
+
     fn add_node(&mut self, name: &str, epoch: u64) {
         let index = NodeIndex(self.indexes.acquire());
         let slot = usize::from(index.0);
@@ -89,14 +105,16 @@ impl Bridge {
             self.by_index.resize(slot + 1, None);
         }
         self.by_index[slot] = Some(name.to_owned());
+        let numbers = self.numbers.get(name).copied().unwrap_or_default();
         let node = Node {
             index,
             epoch,
-            lane: Lane::new(name),
+            lane: Lane::new(name, numbers),
             known: None,
             entries: HashSet::new(),
             later: Vec::new(),
             is_loading: false,
+            missing_since: None,
         };
         self.nodes.insert(name.to_owned(), node);
         tracing::info!(node = name, epoch, "node is in the group");
@@ -107,6 +125,7 @@ impl Bridge {
         let Some(mut node) = self.nodes.remove(name) else { return };
         tracing::warn!(node = name, epoch = node.epoch, "node has left the group");
         self.drop_lane(name, &mut node);
+        self.numbers.insert(name.to_owned(), node.lane.numbers());
         self.to_all(&Envelope::NodeGone { node: node.index });
         self.by_index[usize::from(node.index.0)] = None;
         self.indexes.release(node.index.0);

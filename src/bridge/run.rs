@@ -24,7 +24,7 @@ use super::{
     compat::Outside,
     counters::Counters,
     link::{LinkError, LinkState},
-    outbox::{Durable, Lane, Load, Parcel},
+    outbox::{Durable, Lane, Load, Numbers, Parcel},
     retained::Pending,
     rules::{Entry, Indexes, Receipts, Seen, Wanted},
     wire::{self, Clock, Control, Head},
@@ -36,6 +36,8 @@ use crate::config::{Clustering, WhenAway};
 pub(super) const READ_AHEAD: usize = 8;
 /// How often what waits is looked through for what is over.
 const TICK: Duration = Duration::from_millis(250);
+/// How long a message is kept whose publisher has its acknowledgement, or never gets one.
+const KEEP_TIME: Duration = Duration::from_secs(24 * 3600);
 /// Envelopes taken from the shards before what they led to is written.
 const TURN_COUNT: usize = 1024;
 
@@ -50,6 +52,8 @@ pub(super) struct Node {
     /// Changes that came while its interest is being loaded.
     pub(super) later: Vec<(u64, u64, Vec<(Box<str>, bool)>)>,
     pub(super) is_loading: bool,
+    /// Since when it is not in the list of nodes.
+    pub(super) missing_since: Option<Instant>,
 }
 
 /// A batch the shards are taking in.
@@ -78,6 +82,8 @@ pub struct Bridge {
     changes: Vec<(Entry, bool)>,
     interest_last: u64,
     pub(super) nodes: HashMap<String, Node>,
+    /// Of the lanes to nodes that were in the group.
+    pub(super) numbers: HashMap<String, Numbers>,
     pub(super) by_index: Vec<Option<String>>,
     pub(super) indexes: Indexes,
     receipts: Receipts,
@@ -87,6 +93,8 @@ pub struct Bridge {
     pub(super) pending: Pending,
     pub(super) place: Option<String>,
     retained_last: u64,
+    /// A change of the retained messages was given up.
+    pub(super) has_overflowed: bool,
     pub(super) fast_seen: HashMap<String, Seen>,
     pub(super) durable_seen: HashMap<String, Seen>,
     fences: VecDeque<Fence>,
@@ -130,6 +138,7 @@ impl Bridge {
             changes: Vec::new(),
             interest_last: 0,
             nodes: HashMap::new(),
+            numbers: HashMap::new(),
             by_index: Vec::new(),
             indexes: Indexes::default(),
             receipts: Receipts::default(),
@@ -138,6 +147,7 @@ impl Bridge {
             pending: Pending::default(),
             place: None,
             retained_last: 0,
+            has_overflowed: false,
             fast_seen: HashMap::new(),
             durable_seen: seen,
             fences: VecDeque::new(),
@@ -267,7 +277,9 @@ impl Bridge {
             !is_degraded
         });
         let receipt = receipt.map(|receipt| self.receipts.open(receipt, copies));
-        let deadline = Instant::now() + self.config.hold_time;
+        // What nobody waits for is kept until Redis is back, as far as there is room.
+        let hold_time = if receipt.is_some() { self.config.hold_time } else { KEEP_TIME };
+        let deadline = Instant::now() + hold_time;
         for index in nodes.iter() {
             let name = self.by_index.get(usize::from(index)).and_then(Option::as_ref);
             let Some(node) = name.and_then(|name| self.nodes.get_mut(name)) else {
@@ -291,6 +303,12 @@ impl Bridge {
 
     /// Writes a change of the retained messages.
     pub(super) fn retain(&mut self, message: &Message, how: How, receipt: Option<ReceiptId>) {
+        if !self.link.is_up() && self.waiting.len() >= self.config.hold_count_max as usize {
+            // This node keeps what the group will not have; when Redis is back, the group's
+            // value replaces it.
+            self.has_overflowed = true;
+            return self.refuse(receipt);
+        }
         let topic = message.topic().as_str();
         let how = if message.payload().is_empty() { How::Delete } else { how };
         let mut record = Vec::with_capacity(64 + message.size());
@@ -506,6 +524,9 @@ impl Bridge {
             self.lost(parcel.receipt);
         }
         self.expire_waiting(now);
+        if self.nodes.values().any(|node| node.missing_since.is_some()) {
+            self.see_group();
+        }
         if self.link.is_up() && now - self.measured_at >= Duration::from_secs(1) {
             self.measured_at = now;
             let names = self.nodes.keys().cloned();

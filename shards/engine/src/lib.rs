@@ -32,6 +32,8 @@ mod shard;
 mod stats;
 mod subscriptions;
 mod template;
+#[cfg(test)]
+mod testing;
 mod timer;
 mod will;
 

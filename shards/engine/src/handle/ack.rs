@@ -35,6 +35,7 @@ impl Shard {
             return Ok(());
         }
         let mut reason = ReasonCode::PacketIdNotFound;
+        let mut taken = None;
         if let Some(found) = self.sessions.get_mut(session)
             && let Some(deliveries) = found.deliveries_if_any()
             && let Some(index) = deliveries.position(ack.packet_id)
@@ -45,9 +46,12 @@ impl Shard {
                 Sent::Released => true,
             };
             if is_ours {
-                sent.state = Sent::Released;
+                taken = Some(std::mem::replace(&mut sent.state, Sent::Released));
                 reason = ReasonCode::Success;
             }
+        }
+        if let Some(Sent::Published(item)) = taken {
+            self.shared_done(session, &item);
         }
         self.write_reply(id, AckKind::PubRel, ack.packet_id, reason);
         Ok(())
