@@ -19,7 +19,7 @@ use super::{
     outbox::Lane,
     retained::Catch,
     rules::Entry,
-    run::{Bridge, Node},
+    run::{Bridge, Node, Told},
     wire::{self, Control, Record},
     work::{Event, How, Op},
 };
@@ -126,7 +126,7 @@ impl Bridge {
         tracing::warn!(node = name, epoch = node.epoch, "node has left the group");
         self.drop_lane(name, &mut node);
         self.numbers.insert(name.to_owned(), node.lane.numbers());
-        self.to_all(&Envelope::NodeGone { node: node.index });
+        self.give_all(&Envelope::NodeGone { node: node.index });
         self.by_index[usize::from(node.index.0)] = None;
         self.indexes.release(node.index.0);
         self.waiting.push_back(Op::Sweep { node: name.to_owned() });
@@ -159,22 +159,17 @@ impl Bridge {
         let later = std::mem::take(&mut node.later);
         new.into_iter().for_each(|entry| self.change(name, entry, true));
         old.into_iter().for_each(|entry| self.change(name, entry, false));
-        for (epoch, number, changes) in later {
-            self.take_changes(name, epoch, number, changes);
+        for told in later {
+            self.take_changes(name, told);
         }
     }
 
-    fn take_changes(
-        &mut self,
-        name: &str,
-        epoch: u64,
-        number: u64,
-        changes: Vec<(Box<str>, bool)>,
-    ) {
+    fn take_changes(&mut self, name: &str, told: Told) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         if node.is_loading {
-            return node.later.push((epoch, number, changes));
+            return node.later.push(told);
         }
+        let Told { epoch, number, changes } = told;
         match node.known {
             Some(known) if (epoch, number) <= known => {}
             Some((known_epoch, last)) if epoch == known_epoch && number == last + 1 => {
@@ -205,12 +200,12 @@ impl Bridge {
         }
         match entry {
             Entry::Filter(filter) => {
-                self.to_all(&Envelope::NodeInterest { node: index, filter, wanted });
+                self.give_all(&Envelope::NodeInterest { node: index, filter, wanted });
             }
             Entry::Group(key, _) => {
                 let presence = Self::group_presence(&node.entries, &key);
                 let home = key.clone();
-                self.to_home(&home, Envelope::NodeGroup { node: index, key, presence });
+                self.give_home(&home, Envelope::NodeGroup { node: index, key, presence });
             }
         }
     }
@@ -241,9 +236,10 @@ impl Bridge {
         match control {
             Control::Reload => self.load(head.origin),
             Control::Interest(changes) => {
-                self.take_changes(head.origin, head.epoch, head.first, changes);
+                let told = Told { epoch: head.epoch, number: head.first, changes };
+                self.take_changes(head.origin, told);
             }
-            Control::Kick { client, reason } => self.to_all(&Envelope::Kick { client, reason }),
+            Control::Kick { client, reason } => self.give_all(&Envelope::Kick { client, reason }),
         }
     }
 
@@ -275,12 +271,12 @@ impl Bridge {
         let Record { group, message } = record;
         if let Some(key) = group {
             let home = key.clone();
-            return self.to_home(&home, Envelope::GroupMessage { key, message });
+            return self.give_home(&home, Envelope::GroupMessage { key, message });
         }
         let mut shards = PeerSet::default();
         self.wanted.shards_for(message.topic(), &mut shards);
         for shard in shards.iter() {
-            self.to_shard(ShardId(shard), Envelope::Publish(message.clone()));
+            self.give(ShardId(shard), Envelope::Publish(message.clone()));
         }
     }
 
@@ -318,7 +314,7 @@ impl Bridge {
         }
         if !self.pending.is_pending(topic) {
             let home: Box<str> = topic.into();
-            self.to_home(&home, Envelope::RetainHere(message));
+            self.give_home(&home, Envelope::RetainHere(message));
         }
     }
 
@@ -407,7 +403,7 @@ impl Bridge {
             after,
             limit: SWEEP_COUNT,
         };
-        self.to_shard(shard, Envelope::RetainedQuery(Box::new(query)));
+        self.give(shard, Envelope::RetainedQuery(Box::new(query)));
     }
 
     pub(super) fn found_retained(&mut self, shard: ShardId, found: RetainedFound) {
@@ -419,7 +415,7 @@ impl Bridge {
                 Some(known) if known.contains(topic) || self.pending.is_pending(topic) => {}
                 Some(_) => {
                     let nothing = compat::empty(message, self.sender.now());
-                    self.to_shard(shard, Envelope::RetainHere(nothing));
+                    self.give(shard, Envelope::RetainHere(nothing));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! What crosses between the nodes of a group, through the Redis they share.
 //!
 //! Read in this order: `rules` (the promises), `wire` (what nodes write to each other),
-//! `outbox` (what waits to be written), `run` and `incoming` (the bridge itself: from the
+//! `outbox` (what waits to be written), `run`, `outgoing` and `incoming` (the bridge itself: from the
 //! shards to Redis, from Redis to the shards), `retained` (how a node catches up), `work` (the
 //! tasks that wait for Redis), `keys`, `link` and `members` (names, the connection, the lease),
 //! `compat` (the predecessor's JSON).
@@ -19,6 +19,7 @@ pub mod keys;
 pub mod link;
 pub mod members;
 pub mod outbox;
+mod outgoing;
 pub mod retained;
 pub mod rules;
 mod run;

@@ -27,6 +27,8 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("a_redis_that_comes_back_empty_is_told_what_is_retained", empty_redis),
         ("the_groups_counters_are_true_after_a_death", counters),
         ("a_shared_group_over_two_nodes_gets_each_message_once", shared),
+        ("a_node_that_was_cut_off_takes_part_again", paused),
+        ("after_a_fail_over_the_group_goes_on", fail_over),
         ("the_predecessors_messages_are_heard_and_spoken", predecessor),
         ("the_predecessors_kick_ends_a_connection", predecessors_kick),
     ]
@@ -309,13 +311,52 @@ fn shared() -> Result<(), Failed> {
     Ok(())
 }
 
+fn paused() -> Result<(), Failed> {
+    let group = Group::new(&[])?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let (publisher, subscriber) = (Client::connect(&a, "p")?, Client::connect(&b, "s")?);
+    subscriber.subscribe("x")?;
+    subscriber.settle(&publisher, "before")?;
+    publisher.publish("x", QoS::AtLeastOnce, "1")?;
+    assert_eq!(subscriber.next_real()?.1, "1");
+    b.signal("STOP")?;
+    a.wait_for("node has left the group")?;
+    b.signal("CONT")?;
+    subscriber.settle(&publisher, "after")?;
+    publisher.publish("x", QoS::AtLeastOnce, "2")?;
+    assert_eq!(subscriber.next_real()?.1, "2");
+    Ok(())
+}
+
+fn fail_over() -> Result<(), Failed> {
+    let (mut master, replica) = (Redis::start(false)?, Redis::start(false)?);
+    replica.follow(&master)?;
+    let sentinel = master.watched()?;
+    let nodes = format!("--redis.sentinel.nodes=127.0.0.1:{}", sentinel.port());
+    let settings = ["--redis.sentinel.master=octopus", &nodes, "--cluster.hold_time=60s"];
+    let group = Group::with(replica, &settings)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let (publisher, subscriber) = (Client::connect(&a, "p")?, Client::connect(&b, "s")?);
+    subscriber.subscribe("x")?;
+    subscriber.settle(&publisher, "before")?;
+    master.kill()?;
+    publisher.publish("x", QoS::AtLeastOnce, "held")?;
+    publisher.wait_acknowledged(1)?;
+    assert_eq!(subscriber.next_real()?.1, "held");
+    Ok(())
+}
+
 fn predecessor() -> Result<(), Failed> {
     let group = Group::new(&["--cluster.compat.enable=true"])?;
     let a = group.node("A")?;
     let subscriber = Client::connect(&a, "s")?;
     subscriber.subscribe("old/#")?;
     let mut redis = group.redis.connection()?;
-    let json = r#"{"identity":{"clusterMessageId":7,"group":"GROUP1","brokerId":"BROKER9"},"payload":{"clientId":"BROKER9","messageId":0,"topic":"old/1","QoS":"AT_MOST_ONCE","payload":[104,105],"type":"PUBLISH"}}"#;
+    let json = concat!(
+        r#"{"identity":{"clusterMessageId":7,"group":"GROUP1","brokerId":"BROKER9"},"#,
+        r#""payload":{"clientId":"BROKER9","messageId":0,"topic":"old/1","QoS":"AT_MOST_ONCE","#,
+        r#""payload":[104,105],"type":"PUBLISH"}}"#,
+    );
     wait("the node listens", || {
         let heard: i64 =
             redis::cmd("PUBLISH").arg("GROUP1:PUB:BRIDGE").arg(json).query(&mut redis)?;
@@ -329,7 +370,11 @@ fn predecessor() -> Result<(), Failed> {
     let said: String = listener.get_message()?.get_payload()?;
     assert_eq!(
         said,
-        r#"{"identity":{"clusterMessageId":0,"group":"GROUP1","brokerId":"A"},"payload":{"clientId":"A","messageId":0,"topic":"new/1","QoS":"AT_MOST_ONCE","payload":[104,111],"type":"PUBLISH"}}"#
+        concat!(
+            r#"{"identity":{"clusterMessageId":0,"group":"GROUP1","brokerId":"A"},"#,
+            r#""payload":{"clientId":"A","messageId":0,"topic":"new/1","QoS":"AT_MOST_ONCE","#,
+            r#""payload":[104,111],"type":"PUBLISH"}}"#,
+        )
     );
     Ok(())
 }
@@ -339,7 +384,10 @@ fn predecessors_kick() -> Result<(), Failed> {
     let a = group.node("A")?;
     let client = Client::connect(&a, "c1")?;
     let mut redis = group.redis.connection()?;
-    let json = r#"{"identity":{"clusterMessageId":0,"group":"GROUP1","brokerId":"BROKER9"},"clientToClose":"c1"}"#;
+    let json = concat!(
+        r#"{"identity":{"clusterMessageId":0,"group":"GROUP1","brokerId":"BROKER9"},"#,
+        r#""clientToClose":"c1"}"#,
+    );
     wait("the node listens", || {
         let heard: i64 =
             redis::cmd("PUBLISH").arg("GROUP1:CLOSE:BRIDGE").arg(json).query(&mut redis)?;

@@ -39,6 +39,47 @@ impl Redis {
         Ok(redis)
     }
 
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes it a replica, and waits until it has what `master` has.
+    pub(super) fn follow(&self, master: &Self) -> Result<(), Failed> {
+        let mut own = self.connection()?;
+        redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port).query::<()>(&mut own)?;
+        wait("the replica follows", || {
+            let info: String = redis::cmd("INFO").arg("replication").query(&mut own)?;
+            Ok(info.contains("master_link_status:up"))
+        })
+    }
+
+    /// A Sentinel that watches it under the name `octopus`, and knows its replica.
+    pub(super) fn watched(&self) -> Result<Self, Failed> {
+        let (port, directory) = (free_port(), self.directory.join("sentinel"));
+        std::fs::create_dir_all(&directory)?;
+        let file = directory.join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor octopus 127.0.0.1 {} 1\n\
+             sentinel down-after-milliseconds octopus 500\n\
+             sentinel failover-timeout octopus 3000\n",
+            self.port
+        );
+        std::fs::write(&file, text)?;
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel").current_dir(&directory);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn()?;
+        let sentinel = Self { port, directory, has_log: false, child };
+        sentinel.wait_until_there()?;
+        let mut connection = sentinel.connection()?;
+        wait("the Sentinel knows the replica", || {
+            let found: Vec<redis::Value> =
+                redis::cmd("SENTINEL").arg("REPLICAS").arg("octopus").query(&mut connection)?;
+            Ok(!found.is_empty())
+        })?;
+        Ok(sentinel)
+    }
+
     /// Ends it as a crash does.
     pub(super) fn kill(&mut self) -> Result<(), Failed> {
         self.child.kill()?;
