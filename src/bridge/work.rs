@@ -384,7 +384,7 @@ end";
 }
 
 /// The entry id right behind this one.
-fn next_id(id: &str) -> String {
+pub(super) fn next_id(id: &str) -> String {
     match id.split_once('-') {
         Some((ms, number)) => {
             let number: u64 = number.parse().unwrap_or(0);
@@ -415,7 +415,7 @@ fn entries_of(answer: Value) -> Vec<(String, Bytes)> {
     entries.filter_map(entry_of).collect()
 }
 
-fn entry_of(entry: Value) -> Option<(String, Bytes)> {
+pub(super) fn entry_of(entry: Value) -> Option<(String, Bytes)> {
     let Value::Array(parts) = entry else { return None };
     let mut parts = parts.into_iter();
     let Value::BulkString(id) = parts.next()? else { return None };
