@@ -4,6 +4,7 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     process::ExitCode,
     sync::Arc,
@@ -11,23 +12,33 @@ use std::{
 };
 
 use octopus::{
+    bridge::{
+        Bridge, Joined,
+        keys::Keys,
+        link::Link,
+        members::{JoinError, Members},
+    },
     cli::{self, Command, Invocation},
-    config::{self, ConfigError, Loaded, LogFormat, Sources},
+    config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
-    hub, log,
+    hub::{self, BridgeSender, Hub},
+    log,
     node::{self, Node, ShardFailed, StartError},
     operate, pages,
     signals::Signals,
-    stats,
+    stats::{self, GroupStats},
     systemd,
 };
 use octopus_mqtt::ReasonCode;
+use octopus_runtime::HubHandle;
 use tokio::sync::watch;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 /// How long after a signal the process is gone, whatever happens.
 const STOP_MAX: Duration = Duration::from_millis(4500);
+/// How long the group may take to hear that this node leaves.
+const LEAVE_MAX: Duration = Duration::from_millis(400);
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os()) {
@@ -73,9 +84,14 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
-        let mut node = node::start(config)?;
+        let seed = RandomState::new().hash_one("seed");
+        node::check(config)?;
+        let joined = join_group(config).await?;
+        let mut node = node::start(config, seed)?;
         let http = pages::bind(loaded).await?;
-        let (hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
+        let handle = node.take_hub().expect("taken once");
+        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (hub, hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
         tokio::spawn(hub_task.run());
         tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
         let (stopping, is_stopping) = watch::channel(false);
@@ -85,16 +101,71 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
             let app = pages::app(config, hub.clone(), node.addresses(), log_filter, reload)?;
             tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
         }
+        let members = group.map(|group| start_stats(group, hub.clone(), config.stats.interval));
         let (addresses, shards) = (node.addresses(), node.shards());
         let text = greeting(&config.broker, addresses, shards, http_address);
         greet(config.log.format, &text);
         systemd::ready(text.lines().next().unwrap_or_default());
         tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
-        run_until_stopped(node, signals, stopping).await
+        let outcome = run_until_stopped(node, signals, stopping).await;
+        leave_group(members).await;
+        outcome
     });
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
     outcome
+}
+
+/// The group this node is in.
+struct Group {
+    link: Link,
+    keys: Keys,
+    members: Members,
+}
+
+/// Takes this node's place in its group, if it has one.
+async fn join_group(config: &Config) -> Result<Option<Joined>, Fatal> {
+    if config.broker.group.is_empty() {
+        return Ok(None);
+    }
+    let incarnation = RandomState::new().hash_one("incarnation");
+    Ok(Some(Joined::join(config, incarnation).await?))
+}
+
+/// Starts what brings messages to other nodes and from them; where the hub sends to it.
+fn start_bridge(
+    joined: Option<Joined>,
+    handle: &HubHandle,
+    shards: u16,
+    seed: u64,
+) -> (Option<Group>, Option<BridgeSender>) {
+    let Some(joined) = joined else { return (None, None) };
+    let group = Group {
+        link: joined.link().clone(),
+        keys: joined.keys().clone(),
+        members: joined.members().clone(),
+    };
+    let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
+    let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    tokio::spawn(bridge.run());
+    (Some(group), Some(sender))
+}
+
+/// Starts what writes the group's counters.
+fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
+    let Group { link, keys, members } = group;
+    let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
+    tokio::spawn(stats.run());
+    members
+}
+
+/// Gives the lease back, so that the group knows at once.
+async fn leave_group(members: Option<Members>) {
+    let Some(members) = members else { return };
+    let left = tokio::time::timeout(LEAVE_MAX, members.leave()).await;
+    if !matches!(left, Ok(Ok(_))) {
+        tracing::warn!("the group was not told; it will know when the lease is over");
+    }
 }
 
 /// Waits for a signal, then stops: in order at the first one, at once at the second.
@@ -169,6 +240,7 @@ fn explain(usage: &clap::Error) -> ExitCode {
 enum Fatal {
     Config(Vec<ConfigError>),
     Start(StartError),
+    Group(JoinError),
     Shard(ShardFailed),
     System(io::Error),
     StoppedAtOnce(&'static str),
@@ -182,6 +254,7 @@ impl fmt::Display for Fatal {
                 errors.iter().try_for_each(|error| writeln!(f, "octopus: {error}"))
             }
             Self::Start(error) => writeln!(f, "octopus: {error}"),
+            Self::Group(error) => writeln!(f, "octopus: {error}"),
             Self::Shard(error) => writeln!(f, "octopus: {error}"),
             Self::System(error) => writeln!(f, "octopus: {error}"),
             Self::StoppedAtOnce(signal) => {
@@ -195,6 +268,12 @@ impl fmt::Display for Fatal {
 impl From<StartError> for Fatal {
     fn from(error: StartError) -> Self {
         Self::Start(error)
+    }
+}
+
+impl From<JoinError> for Fatal {
+    fn from(error: JoinError) -> Self {
+        Self::Group(error)
     }
 }
 

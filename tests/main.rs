@@ -1,9 +1,11 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
 //! `conformance` plays the specifications' scripts, `interop` runs clients that others wrote,
-//! `deploy` what an operator is given, `ops` asks a broker what an operator asks, `tidy` holds the
-//! rules of the house. `tests/run.sh` installs what these need.
+//! `cluster` groups of nodes with a Redis of their own, `deploy` what an operator is given, `ops`
+//! asks a broker what an operator asks, `tidy` holds the rules of the house. `tests/run.sh`
+//! installs what these need.
 
+mod cluster;
 mod conformance;
 mod deploy;
 mod harness;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     trials.extend(interop::trials());
     trials.extend(deploy::trials());
     trials.extend(ops::trials());
+    trials.extend(cluster::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.clear();
     conclusion.exit_code()

@@ -109,6 +109,12 @@ impl Process {
         }
     }
 
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) -> std::io::Result<()> {
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{name}")).arg(self.child.id().to_string()).status().map(drop)
+    }
+
     /// All it has printed.
     pub(crate) fn log(&self) -> String {
         self.log.lines.lock().expect("no reader of the log panics").join("\n")

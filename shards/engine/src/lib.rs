@@ -12,6 +12,7 @@
 
 mod acl;
 mod barrier;
+mod bridge;
 mod connection;
 mod envelope;
 mod event;
@@ -23,6 +24,7 @@ mod latency;
 mod limits;
 mod message;
 mod query;
+mod receipt;
 mod recent;
 mod refusal;
 mod replay;
@@ -45,7 +47,7 @@ pub use group::Pick;
 pub use interest::*;
 pub use latency::{Histogram, Hop};
 pub use limits::*;
-pub use message::{Dropped, Message};
+pub use message::{Dropped, Message, MessageParts};
 pub use query::*;
 pub use recent::{Incident, What};
 pub use retained::*;

@@ -55,6 +55,25 @@ impl Message {
         }))
     }
 
+    /// A message that another node took in.
+    pub fn from_parts(parts: &MessageParts<'_>) -> Self {
+        Self(Arc::new(Inner {
+            topic: parts.topic.as_str().into(),
+            properties_len: parts.properties.len() as u32,
+            body: join(parts.properties, parts.payload),
+            qos: parts.qos,
+            retain: parts.retain,
+            expires_at: parts.expires_at,
+            received_at: parts.received_at,
+            publisher: parts.publisher,
+        }))
+    }
+
+    /// Hash of the publisher's Client Identifier; 0 for a node's own messages.
+    pub fn publisher(&self) -> u64 {
+        self.0.publisher
+    }
+
     pub fn topic(&self) -> TopicName<'_> {
         TopicName::assume_valid(&self.0.topic)
     }
@@ -115,6 +134,20 @@ impl Message {
             message: Some(self.clone()),
         }
     }
+}
+
+/// What a message is made of, when it crosses between nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageParts<'a> {
+    pub topic: TopicName<'a>,
+    pub payload: &'a [u8],
+    pub qos: QoS,
+    pub retain: bool,
+    /// As [`Message::properties`].
+    pub properties: &'a [u8],
+    pub expires_at: Option<Instant>,
+    pub received_at: Instant,
+    pub publisher: u64,
 }
 
 /// A message on its way through one shard, borrowed until somebody must keep it.

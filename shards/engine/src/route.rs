@@ -11,7 +11,6 @@ use octopus_mqtt::{
 };
 
 use crate::connection::Connection;
-use crate::envelope::{Envelope, ShardId};
 use crate::event::Notice;
 use crate::latency::Hop;
 use crate::limits::QueueFull;
@@ -78,9 +77,9 @@ impl Shard {
             matches.push((subscriber, grant));
         });
         let mut reached = if filters > 1 {
-            self.deliver_merged(&mut matches, parcel, publisher)
+            self.deliver_merged(&mut matches, parcel, origin, publisher)
         } else {
-            self.deliver_each(&matches, parcel, publisher)
+            self.deliver_each(&matches, parcel, origin, publisher)
         };
         matches.clear();
         self.matches = matches;
@@ -110,13 +109,17 @@ impl Shard {
         &mut self,
         matches: &[(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,
+        origin: Origin,
         publisher: Option<SessionId>,
     ) -> usize {
         for &(subscriber, grant) in matches {
             let id = match subscriber {
                 Subscriber::Session(id) => id,
                 Subscriber::Group(id) => {
-                    self.deliver_to_group(id, parcel);
+                    // The node it was published on picks the member, in the whole group.
+                    if origin != Origin::Node {
+                        self.deliver_to_group(id, parcel);
+                    }
                     continue;
                 }
             };
@@ -138,6 +141,7 @@ impl Shard {
         &mut self,
         matches: &mut [(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,
+        origin: Origin,
         publisher: Option<SessionId>,
     ) -> usize {
         matches.sort_by_key(|(subscriber, _)| *subscriber);
@@ -147,7 +151,9 @@ impl Shard {
             let id = match same[0].0 {
                 Subscriber::Session(id) => id,
                 Subscriber::Group(id) => {
-                    self.deliver_to_group(id, parcel);
+                    if origin != Origin::Node {
+                        self.deliver_to_group(id, parcel);
+                    }
                     continue;
                 }
             };
@@ -177,13 +183,7 @@ impl Shard {
         }
         let mut peers = std::mem::take(&mut self.peers);
         self.interest.matching(parcel.topic, &mut peers);
-        let mut reached = 0;
-        for peer in peers.iter() {
-            reached += 1;
-            self.stats.ledger.forward();
-            let message = parcel.message().clone();
-            self.send(ShardId(peer), Envelope::Publish(message));
-        }
+        let reached = self.forward_to(parcel, &peers);
         peers.clear();
         self.peers = peers;
         reached

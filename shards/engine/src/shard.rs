@@ -18,6 +18,7 @@ use crate::latency::Sampler;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::query::Answer;
+use crate::receipt::Receipts;
 use crate::recent::Recent;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
@@ -47,6 +48,9 @@ pub struct ShardConfig {
     pub response_information: Option<Box<str>>,
     /// How a shared group picks the member that gets a message.
     pub shared_pick: crate::group::Pick,
+    /// The node is one of a group: the hub is told what this shard's clients want and publish,
+    /// and messages of QoS 1 and 2 are acknowledged when all who must keep them have them.
+    pub cluster: bool,
 }
 
 impl ShardConfig {
@@ -61,6 +65,7 @@ impl ShardConfig {
             server_reference: None,
             response_information: None,
             shared_pick: crate::group::Pick::default(),
+            cluster: false,
         }
     }
 }
@@ -85,6 +90,7 @@ pub struct Shard {
     pub(crate) retained: Retained,
     pub(crate) groups: Groups,
     pub(crate) barriers: Barriers,
+    pub(crate) receipts: Receipts,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
     pub(crate) latency: Sampler,
@@ -166,6 +172,7 @@ impl Shard {
             retained: Retained::new(),
             groups: Groups::default(),
             barriers: Barriers::default(),
+            receipts: Receipts::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
             latency: Sampler::default(),
@@ -559,19 +566,33 @@ impl Shard {
                 self.route_message(&message, Origin::Shard);
             }
             (Envelope::Publish(message), Peer::Hub) => self.route_message(&message, Origin::Node),
+            (Envelope::PublishFor { message, receipt }, Peer::Shard(_)) => {
+                self.route_for(&message, receipt);
+            }
+            (Envelope::Accepted { receipt }, _) => self.confirmed(receipt, None),
+            (Envelope::Refused { receipt, reason }, _) => self.confirmed(receipt, Some(reason)),
+            (Envelope::NodeInterest { node, filter, wanted }, Peer::Hub) => {
+                self.take_node_interest(node, &filter, wanted);
+            }
+            (Envelope::NodeGone { node }, Peer::Hub) => self.forget_node(node),
+            (Envelope::NodeGroup { node, key, presence }, Peer::Hub) => {
+                self.take_node_group(node, &key, presence);
+            }
+            (Envelope::GroupMessage { key, message }, Peer::Hub) => {
+                self.group_message(&key, &message);
+            }
+            (Envelope::RetainHere(message), Peer::Hub) => self.retain_at_home(message),
             (Envelope::Inject(message), _) => self.inject(&message),
             (Envelope::Local(message), _) => self.take_local(message),
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
             }
-            (Envelope::Fence { barrier }, Peer::Shard(shard)) => {
-                self.send(shard, Envelope::Fenced { barrier });
+            (Envelope::Fence { barrier }, peer) => {
+                self.push(Output::Send { to: peer, envelope: Envelope::Fenced { barrier } });
             }
             (Envelope::Fenced { barrier }, _) => self.fenced(barrier),
             (Envelope::Retain(message), _) => self.retain(message),
-            (Envelope::RetainedQuery(query), Peer::Shard(shard)) => {
-                self.answer_retained(shard, &query);
-            }
+            (Envelope::RetainedQuery(query), peer) => self.answer_retained(peer, &query),
             (Envelope::RetainedFound(found), _) => self.retained_found(*found),
             (Envelope::Group(envelope), Peer::Shard(shard)) => self.group_event(shard, *envelope),
             (Envelope::Authenticated(answer), Peer::Hub) => self.authenticated(*answer),
@@ -592,7 +613,7 @@ impl Shard {
     /// Routes a message of the node's own, and keeps it if it is to be retained.
     fn inject(&mut self, message: &Message) {
         if message.retain() {
-            self.retain_at_home(message.clone());
+            self.retain_everywhere(message.clone());
         }
         self.route_message(message, Origin::Client);
     }

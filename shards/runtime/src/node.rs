@@ -128,16 +128,16 @@ where
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
     let (ended_sender, ended) = flume::unbounded();
 
+    let origin = std::time::Instant::now();
     let mut node = Node {
         addresses,
         shards: mesh.shards.clone(),
-        hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox)),
+        hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox, origin)),
         threads: Vec::new(),
         ended,
         stopping: AtomicBool::new(false),
     };
     let node_connection_count = Arc::new(AtomicUsize::new(0));
-    let origin = std::time::Instant::now();
     let mut ready = Vec::new();
     for (((number, core), inbox), sockets) in (0..).zip(cores).zip(mesh.inboxes).zip(sockets) {
         let id = ShardId(number);
