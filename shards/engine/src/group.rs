@@ -360,6 +360,8 @@ impl Shard {
         grant: Grant,
         parcel: &mut Parcel<'_>,
     ) {
+        // This may be another message than the one that is being routed, if any.
+        self.templates.reset();
         let qos = parcel.qos.min(grant.qos);
         let retain = parcel.retain && grant.retain_as_published;
         let subscription_ids =
