@@ -57,7 +57,15 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
         let shared_pick = Pick::default();
-        Shard::new(ShardConfig { id, shards, limits, seed, authenticate: false, shared_pick })
+        Shard::new(ShardConfig {
+            id,
+            shards,
+            limits,
+            seed,
+            authenticate: false,
+            shared_pick,
+            cluster: None,
+        })
     };
     Ok(octopus_runtime::start(&node_config(config)?, make)?)
 }

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use octopus_mqtt::{QoS, TopicFilter};
 
 use crate::barrier::Then;
+use crate::durable::Change;
 use crate::envelope::{Envelope, GroupEnvelope, GroupEvent, Member, Presence, SessionRef, ShardId};
 use crate::message::{Dropped, Message, Parcel};
 use crate::session::{Extra, Queued, Sent};
@@ -393,7 +394,8 @@ impl Shard {
         }
         let returned = deliveries.take_shared();
         let member = self.member(id);
-        for (key, message) in returned {
+        for (key, message, serial) in returned {
+            self.record(session, || Change::Done { serial });
             self.stats.ledger.unqueue();
             self.give_back(&key, member, message);
         }
@@ -413,13 +415,13 @@ impl Shard {
 
 impl crate::session::Deliveries {
     /// Takes out the shared messages that another member may get, oldest first.
-    fn take_shared(&mut self) -> Vec<(Arc<str>, Message)> {
+    fn take_shared(&mut self) -> Vec<(Arc<str>, Message, u32)> {
         let group_of = |item: &Queued| item.extra.as_ref().and_then(|extra| extra.group.clone());
         let mut returned = Vec::new();
         self.inflight.retain(|sent| match &sent.state {
             Sent::Published(item) if item.qos == QoS::AtLeastOnce => match group_of(item) {
                 Some(key) => {
-                    returned.push((key, item.message.clone()));
+                    returned.push((key, item.message.clone(), item.serial));
                     false
                 }
                 None => true,
@@ -430,7 +432,7 @@ impl crate::session::Deliveries {
         self.queue.retain(|item| match group_of(item) {
             Some(key) => {
                 bytes += item.message.size();
-                returned.push((key, item.message.clone()));
+                returned.push((key, item.message.clone(), item.serial));
                 false
             }
             None => true,

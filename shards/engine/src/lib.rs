@@ -13,6 +13,7 @@
 mod acl;
 mod barrier;
 mod connection;
+mod durable;
 mod envelope;
 mod event;
 mod filter_index;
@@ -36,6 +37,9 @@ mod timer;
 mod will;
 
 pub use acl::{Acl, Action, Rule, Verdict};
+pub use durable::{
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, RecordOp, Recorded, SessionRecord,
+};
 pub use envelope::*;
 pub use event::*;
 pub use group::Pick;
@@ -47,3 +51,4 @@ pub use shard::{Shard, ShardConfig, home_shard};
 pub use stats::{Ledger, Stats};
 pub use subscriptions::*;
 pub use timer::*;
+pub use will::Will;

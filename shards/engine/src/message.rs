@@ -55,6 +55,37 @@ impl Message {
         }))
     }
 
+    /// A message that was taken in before, here or elsewhere.
+    ///
+    /// - `topic`: was parsed as a Topic Name when it was taken in.
+    /// - `properties`: as [`Self::properties`] gives them.
+    /// - `publisher`: as [`Self::publisher`] gives it.
+    pub fn restore(
+        topic: Box<str>,
+        properties: &[u8],
+        payload: &[u8],
+        (qos, retain): (QoS, bool),
+        expires_at: Option<Instant>,
+        received_at: Instant,
+        publisher: u64,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            topic,
+            properties_len: properties.len() as u32,
+            body: join(properties, payload),
+            qos,
+            retain,
+            expires_at,
+            received_at,
+            publisher,
+        }))
+    }
+
+    /// Hash of the publisher's Client Identifier; 0 for the node's own messages.
+    pub fn publisher(&self) -> u64 {
+        self.0.publisher
+    }
+
     pub fn topic(&self) -> TopicName<'_> {
         TopicName::assume_valid(&self.0.topic)
     }

@@ -10,6 +10,7 @@ use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, f
 
 use crate::barrier::Barriers;
 use crate::connection::{Connection, Connections, Pause, Phase};
+use crate::durable::{Recorded, Recorder};
 use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
 use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
 use crate::group::Groups;
@@ -39,6 +40,8 @@ pub struct ShardConfig {
     pub authenticate: bool,
     /// How a shared group picks the member that gets a message.
     pub shared_pick: crate::group::Pick,
+    /// The node belongs to a group: sessions are claimed, and this much of them recorded.
+    pub cluster: Option<Recorded>,
 }
 
 /// Bytes that may wait behind a CONNECT the hub is asked about.
@@ -69,6 +72,10 @@ pub struct Shard {
     pub(crate) dirty: Vec<ConnectionId>,
     pub(crate) spare: Vec<Vec<u8>>,
     is_stopping: bool,
+    pub(crate) recorder: Recorder,
+    /// Past this moment the node's sessions may be another's.
+    pub(crate) lease_until: Instant,
+    pub(crate) is_fenced: bool,
     pub(crate) drop_notice_at: Instant,
     pub(crate) drops_unnoticed: u64,
     // Scratch memory, empty between inputs.
@@ -147,6 +154,9 @@ impl Shard {
             dirty: Vec::new(),
             spare: Vec::new(),
             is_stopping: false,
+            recorder: Recorder::default(),
+            lease_until: if config.cluster.is_some() { Instant(0) } else { Instant(u64::MAX) },
+            is_fenced: config.cluster.is_some(),
             drop_notice_at: Instant::default(),
             drops_unnoticed: 0,
             templates: Templates::default(),
@@ -160,6 +170,9 @@ impl Shard {
     /// Takes one input. Due timers fire first.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         self.now = self.now.max(now);
+        if self.lease_until < self.now && !self.is_fenced {
+            self.fence_off();
+        }
         self.fire_due_timers();
         match input {
             Input::Opened { connection, remote } => self.opened(connection, remote),
@@ -274,7 +287,7 @@ impl Shard {
 
     fn pause_if_waiting(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if matches!(connection.phase, Phase::AwaitingAnswer { .. })
+        if matches!(connection.phase, Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. })
             && connection.inbox.len() > WAITING_BYTES_MAX
             && connection.pause(Pause::AwaitingAnswer)
         {
@@ -293,7 +306,7 @@ impl Shard {
                 Phase::Connected { .. } => Stage::Connected,
                 Phase::AwaitingConnect => Stage::First,
                 Phase::AwaitingAuth { .. } => Stage::Auth,
-                Phase::AwaitingAnswer { .. } => return used,
+                Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. } => return used,
                 Phase::Closing => return bytes.len(),
             };
             let rest = &bytes[used..];
@@ -535,6 +548,17 @@ impl Shard {
             (Envelope::RetainedFound(found), _) => self.retained_found(*found),
             (Envelope::Group(envelope), Peer::Shard(shard)) => self.group_event(shard, *envelope),
             (Envelope::Authenticated(answer), Peer::Hub) => self.authenticated(*answer),
+            (Envelope::Claimed(claimed), Peer::Hub) => self.claimed(*claimed),
+            (Envelope::ClaimRefused { connection, reason }, Peer::Hub) => {
+                self.claim_refused(connection, reason);
+            }
+            (Envelope::Evict { client_id, epoch }, Peer::Hub) => self.evict(client_id, epoch),
+            (Envelope::Adopt(adopted), Peer::Hub) => {
+                self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
+            }
+            (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
+            (Envelope::Recorded { count }, Peer::Hub) => self.recorded(count),
+            (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {
                 let envelope = Envelope::Stats(Box::new(self.stats()));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use octopus_engine::{
     ConnectionId, Envelope, Input, Instant, Limits, ListenerId, LostCause, Notice, Output, Peer,
-    Pick, Remote, Shard, ShardConfig, ShardId, Stats,
+    Pick, Recorded, Remote, Shard, ShardConfig, ShardId, Stats,
 };
 use octopus_mqtt::ReasonCode;
 
@@ -31,6 +31,8 @@ pub struct NodeConfig {
     /// Ask the hub's policy before a client may connect.
     pub authenticate: bool,
     pub shared_pick: Pick,
+    /// The node belongs to a group, whose hub the test plays.
+    pub cluster: Option<Recorded>,
 }
 
 impl NodeConfig {
@@ -42,6 +44,7 @@ impl NodeConfig {
             seed: 1,
             authenticate: false,
             shared_pick: Pick::default(),
+            cluster: None,
         }
     }
 }
@@ -88,6 +91,7 @@ impl Node {
                 seed: config.seed,
                 authenticate: config.authenticate,
                 shared_pick: config.shared_pick,
+                cluster: config.cluster,
             }),
             inbox: VecDeque::new(),
             outputs: VecDeque::new(),

@@ -7,12 +7,13 @@ use octopus_mqtt::{
 };
 
 use crate::connection::{Phase, discards_will};
+use crate::durable::Change;
 use crate::envelope::{GroupEvent, Presence, SessionRef};
 use crate::event::{ConnectionId, DisconnectReason, Notice};
 use crate::message::Dropped;
 use crate::refusal::Refusal;
 use crate::route::Origin;
-use crate::session::NEVER;
+use crate::session::{NEVER, Session};
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::{SessionId, Subscriber};
 
@@ -52,9 +53,12 @@ impl Shard {
 
     /// Throws the will of this connection's session away.
     pub(crate) fn keep_will_unsent(&mut self, id: ConnectionId) {
-        let session = self.connections.get(id).and_then(|connection| connection.session());
-        if let Some(session) = session.and_then(|session| self.sessions.get_mut(session)) {
+        let session_id = self.connections.get(id).and_then(|connection| connection.session());
+        if let Some(session) = session_id.and_then(|session| self.sessions.get_mut(session)) {
             session.will = None;
+        }
+        if let Some(session) = session_id {
+            self.record(session, || Change::WillGone);
         }
     }
 
@@ -122,31 +126,45 @@ impl Shard {
         self.notice(Notice::Disconnected { client, address, reason });
         self.tell_presence(session, Presence::Offline);
         self.return_shared(session);
-        self.leave_alone(session);
+        self.wait_alone(session);
     }
 
-    /// The session's client is away: starts its expiry and its will's delay.
-    fn leave_alone(&mut self, session: SessionId) {
+    /// The session's client is away: starts its expiry and its will's delay, or goes on with
+    /// them if they ran elsewhere before.
+    pub(crate) fn wait_alone(&mut self, session: SessionId) {
         let now = self.now;
+        let is_fenced = self.is_fenced;
         let Some(found) = self.sessions.get_mut(session) else { return };
+        if is_fenced && found.is_recorded {
+            return;
+        }
         let id = found.id;
         if found.expiry_s == 0 {
             return self.end_session(session);
         }
         if found.expiry_s != NEVER {
-            let ends_at = now.after(Duration::from_secs(found.expiry_s.into()));
-            found.ends_at = Some(ends_at);
+            let ends_after = Duration::from_secs(found.expiry_s.into());
+            let ends_at = *found.ends_at.get_or_insert(now.after(ends_after));
             self.timers.arm(ends_at, Timer::SessionEnd(id));
         }
         match found.will.as_ref().map(|will| will.delay_s) {
             None => {}
             Some(0) => self.send_will(session),
             Some(delay_s) => {
-                let will_at = now.after(Duration::from_secs(delay_s.into()));
-                found.will_at = Some(will_at);
+                let due_after = Duration::from_secs(delay_s.into());
+                let will_at = *found.will_at.get_or_insert(now.after(due_after));
                 self.timers.arm(will_at, Timer::Will(id));
             }
         }
+        if let Some(found) = self.sessions.get(session) {
+            let (expiry_s, ends_at, will_at) = (found.expiry_s, found.ends_at, found.will_at);
+            self.record(session, || Change::Away { expiry_s, ends_at, will_at });
+        }
+    }
+
+    /// Whether the session must be left as it is, because it may be another node's.
+    fn is_out_of_reach(&self, session: &Session) -> bool {
+        self.is_fenced && session.is_recorded
     }
 
     /// Publishes the will of a session, once [MQTT-3.1.2-8], [MQTT-3.1.2-10].
@@ -154,6 +172,7 @@ impl Shard {
         let Some(found) = self.sessions.get_mut(session) else { return };
         found.will_at = None;
         let Some(will) = found.will.take() else { return };
+        self.record(session, || Change::WillGone);
         let message = will.message(self.now);
         self.stats.wills_sent += 1;
         if message.retain() {
@@ -164,6 +183,9 @@ impl Shard {
 
     pub(crate) fn will_due(&mut self, id: SessionRef) {
         let now = self.now;
+        if self.postpone(id, Timer::Will(id)) {
+            return;
+        }
         let Some(session) = self.sessions.get_ref(id) else { return };
         if session.will_at.is_some_and(|at| at <= now) {
             self.send_will(id.id);
@@ -172,15 +194,52 @@ impl Shard {
 
     pub(crate) fn session_end_due(&mut self, id: SessionRef) {
         let now = self.now;
+        if self.postpone(id, Timer::SessionEnd(id)) {
+            return;
+        }
         let Some(session) = self.sessions.get_ref(id) else { return };
         if session.connection.is_none() && session.ends_at.is_some_and(|at| at <= now) {
             self.end_session(id.id);
         }
     }
 
+    /// While the session is out of reach its timers wait.
+    fn postpone(&mut self, id: SessionRef, timer: Timer) -> bool {
+        const AGAIN: Duration = Duration::from_millis(500);
+        let is_out = self.sessions.get(id.id).is_some_and(|session| self.is_out_of_reach(session));
+        if is_out {
+            self.timers.arm(self.now.after(AGAIN), timer);
+        }
+        is_out
+    }
+
     /// Ends a session: its will goes out first [MQTT-3.1.3-9], then nothing of it remains.
     pub(crate) fn end_session(&mut self, session: SessionId) {
         self.send_will(session);
+        let Some(found) = self.sessions.get_mut(session) else { return };
+        let id = found.id;
+        let filters = std::mem::take(&mut found.subscriptions);
+        let deliveries = found.take_deliveries();
+        if let Some(found) = self.sessions.get(session) {
+            self.record_end(found.epoch, found.client_id.clone());
+        }
+        for filter in filters {
+            self.withdraw(filter, Subscriber::Session(session));
+        }
+        if let Some(deliveries) = deliveries {
+            let member = self.member(id);
+            for shared in &deliveries.shared {
+                self.tell_group(&shared.key, GroupEvent::Leave { member });
+            }
+            for _ in 0..deliveries.owed_count() {
+                self.stats.ledger.give_up(Dropped::SessionEnded);
+            }
+        }
+        self.sessions.remove(session);
+    }
+
+    /// Takes a session off this shard without its will or its end: it goes on elsewhere.
+    pub(crate) fn forget_session(&mut self, session: SessionId) {
         let Some(found) = self.sessions.get_mut(session) else { return };
         let id = found.id;
         let filters = std::mem::take(&mut found.subscriptions);
@@ -194,7 +253,7 @@ impl Shard {
                 self.tell_group(&shared.key, GroupEvent::Leave { member });
             }
             for _ in 0..deliveries.owed_count() {
-                self.stats.ledger.give_up(Dropped::SessionEnded);
+                self.stats.ledger.unqueue();
             }
         }
         self.sessions.remove(session);

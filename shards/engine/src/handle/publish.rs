@@ -5,6 +5,7 @@ use octopus_mqtt::{
 };
 
 use crate::connection::Connection;
+use crate::durable::Change;
 use crate::envelope::Envelope;
 use crate::event::ConnectionId;
 use crate::message::{Dropped, Message, Parcel};
@@ -87,11 +88,11 @@ impl Shard {
     /// Notes a QoS 2 identifier; `false` if this is the same message again [MQTT-4.3.3-10].
     fn receive_once(
         &mut self,
-        session: SessionId,
+        id: SessionId,
         packet_id: octopus_mqtt::PacketId,
     ) -> Result<bool, Refusal> {
         let max = usize::from(self.limits().receive_max);
-        let Some(session) = self.sessions.get_mut(session) else { return Ok(false) };
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(false) };
         let deliveries = session.deliveries();
         if deliveries.has_received(packet_id) {
             return Ok(false);
@@ -99,7 +100,9 @@ impl Shard {
         if deliveries.incoming_count() >= max {
             return Err(Refusal::ReceiveMaximumExceeded);
         }
-        Ok(deliveries.receive(packet_id))
+        deliveries.receive(packet_id);
+        self.record(id, || Change::Incoming { packet_id });
+        Ok(true)
     }
 
     /// PUBACK or PUBREC. An older client cannot be told of a refusal: it gets its plain
@@ -115,9 +118,11 @@ impl Shard {
         if kind == AckKind::PubRec
             && reason.is_error()
             && version == octopus_mqtt::Version::V5
-            && let Some(session) = session.and_then(|session| self.sessions.get_mut(session))
+            && let Some(session) = session
+            && let Some(found) = self.sessions.get_mut(session)
         {
-            session.deliveries().release(packet_id);
+            found.deliveries().release(packet_id);
+            self.record(session, || Change::IncomingReleased { packet_id });
         }
         let Some(out) = self.out(id) else { return };
         encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);

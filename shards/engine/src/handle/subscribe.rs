@@ -9,6 +9,7 @@ use octopus_mqtt::{
 
 use super::publish::has_more_levels;
 use crate::barrier::{PendingSubAck, Then};
+use crate::durable::Change;
 use crate::envelope::{Envelope, SessionRef};
 use crate::event::ConnectionId;
 use crate::refusal::Refusal;
@@ -109,6 +110,7 @@ impl Shard {
             self.announce(entry.filter.as_str(), true);
             progress.announced = true;
         }
+        self.record_subscribed(session, entry.filter, grant);
         let is_new = subscribed.replaced.is_none();
         if is_new && let Some(found) = self.sessions.get_mut(session.id) {
             found.subscriptions.push(subscribed.filter);
@@ -139,9 +141,39 @@ impl Shard {
             Some(subscription) => subscription.grant = grant,
             None => shared.push(SharedSubscription { key: key.clone(), grant }),
         }
+        self.record_subscribed(session, filter, grant);
         let (announced, answers) = self.join_group(&key, session, grant, barrier);
         progress.announced |= announced;
         progress.answers += answers;
+    }
+
+    fn record_subscribed(&mut self, session: SessionRef, filter: TopicFilter<'_>, grant: Grant) {
+        let filter = filter.as_str();
+        self.record(session.id, || Change::Subscribed { filter: filter.into(), grant });
+    }
+
+    /// Subscribes a session that was recorded elsewhere, as it was.
+    pub(crate) fn restore_subscription(&mut self, session: SessionRef, text: &str, grant: Grant) {
+        let Ok(filter) = TopicFilter::parse(text) else { return };
+        if filter.shared().is_some() {
+            let key: Arc<str> = text.into();
+            let Some(found) = self.sessions.get_mut(session.id) else { return };
+            found.deliveries().shared.push(SharedSubscription { key: key.clone(), grant });
+            // Nobody waits for the answer.
+            let barrier = self.barriers.next();
+            self.join_group(&key, session, grant, barrier);
+            return;
+        }
+        let subscriber = Subscriber::Session(session.id);
+        let subscribed = self.subscriptions.subscribe(filter, subscriber, grant);
+        if subscribed.first {
+            self.announce(text, true);
+        }
+        if subscribed.replaced.is_none()
+            && let Some(found) = self.sessions.get_mut(session.id)
+        {
+            found.subscriptions.push(subscribed.filter);
+        }
     }
 
     /// All shards have the interest: SUBACK, then what is retained.
