@@ -64,7 +64,8 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
             seed,
             authenticate: false,
             shared_pick,
-            cluster: None,
+            cluster: false,
+            recorded: octopus_engine::Recorded::default(),
         })
     };
     Ok(octopus_runtime::start(&node_config(config)?, make)?)

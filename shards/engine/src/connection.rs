@@ -10,6 +10,7 @@ use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Instant, OutBuffer, Remote};
+use crate::receipt::Owed;
 use crate::subscriptions::SessionId;
 
 /// Scope: connection.
@@ -45,6 +46,8 @@ pub(crate) struct Connection {
     pub(crate) user: Option<Box<str>>,
     pub(crate) acl: Option<Arc<Acl>>,
     pub(crate) extras: Option<Box<Extras>>,
+    /// Acknowledgements that wait; `None` if none does.
+    pub(crate) owed: Option<Box<Owed>>,
 }
 
 /// Where a connection stands between accept and close.
@@ -87,6 +90,8 @@ pub(crate) enum Pause {
     SlowReader = 1,
     /// Its CONNECT waits for the hub, and enough bytes wait behind it.
     AwaitingAnswer = 2,
+    /// As many of its messages as we take at a time wait to be acknowledged.
+    AwaitingReceipts = 4,
 }
 
 impl Connection {
@@ -111,6 +116,7 @@ impl Connection {
             user: None,
             acl: None,
             extras: None,
+            owed: None,
         }
     }
 

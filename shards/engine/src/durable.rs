@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use octopus_mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
-use crate::envelope::{Envelope, Peer, SessionRef};
+use crate::envelope::{Envelope, Peer, ReceiptId, SessionRef};
 use crate::event::{ConnectionId, Instant, Output};
 use crate::message::Message;
 use crate::session::{Extra, Inflight, Queued, Sent, Session};
@@ -173,6 +173,8 @@ pub(crate) struct Recorder {
 pub(crate) enum Promise {
     /// PUBREL or PUBCOMP.
     Reply { connection: ConnectionId, kind: AckKind, packet_id: PacketId, reason: ReasonCode },
+    /// What the publisher's acknowledgement waits for.
+    Confirm(ReceiptId),
     /// The first PUBLISH of a QoS 2 message: its identifier must be known to whoever may have
     /// to send it again.
     Publish { session: SessionRef, packet_id: PacketId },
@@ -210,19 +212,23 @@ impl Shard {
 
     /// Whether changes of this session's messages are told to the hub.
     pub(crate) fn records_messages(&self, session: &Session) -> bool {
-        session.is_recorded && self.config.cluster.is_some_and(|recorded| recorded.messages)
+        session.is_recorded && self.config.recorded.sessions && self.config.recorded.messages
     }
 
     /// Tells the hub of a change, if it is one that is recorded.
     pub(crate) fn record(&mut self, id: SessionId, change: impl FnOnce() -> Change) {
-        let Some(recorded) = self.config.cluster else { return };
         let Some(session) = self.sessions.get(id).filter(|session| session.is_recorded) else {
             return;
         };
         let (client_id, epoch) = (session.client_id.clone(), session.epoch);
         let change = change();
-        if recorded.covers(&change) {
-            self.send_op(RecordOp { client_id, epoch, change });
+        if !self.config.recorded.covers(&change) {
+            return;
+        }
+        let is_promised = matches!(change, Change::Queued { .. } | Change::Incoming { .. });
+        self.send_op(RecordOp { client_id, epoch, change });
+        if is_promised && let Some(receipt) = self.confirmation() {
+            self.recorder.waiting.push_back((self.recorder.sent, Promise::Confirm(receipt)));
         }
     }
 
@@ -263,6 +269,7 @@ impl Shard {
             Promise::Reply { connection, kind, packet_id, reason } => {
                 self.write_reply(connection, kind, packet_id, reason);
             }
+            Promise::Confirm(receipt) => self.confirmed(receipt, None),
             Promise::Publish { session, packet_id } => self.publish_held(session, packet_id),
         }
     }

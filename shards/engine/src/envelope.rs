@@ -7,6 +7,7 @@ use octopus_mqtt::{ReasonCode, Version};
 use crate::acl::Acl;
 use crate::durable::{RecordOp, SessionRecord};
 use crate::event::{ConnectionId, Instant, Remote};
+use crate::interest::PeerSet;
 use crate::message::Message;
 use crate::stats::Stats;
 use crate::subscriptions::{Grant, SessionId};
@@ -14,6 +15,11 @@ use crate::subscriptions::{Grant, SessionId};
 /// One shard of this node, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
+
+/// Another node of the group, as the hub numbers them: small, and used again when a node is
+/// gone. Scope: node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIndex(pub u16);
 
 /// Who is at the other end of the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +34,20 @@ pub enum Peer {
 pub enum Envelope {
     /// A message for this peer's own subscribers. From a shard: `Origin::Shard`.
     Publish(Message),
+    /// Shard to shard: as `Publish`; answer the receipt when it is safe here.
+    PublishFor {
+        message: Message,
+        receipt: ReceiptId,
+    },
+    /// To the receipt's shard: this confirmation is in.
+    Accepted {
+        receipt: ReceiptId,
+    },
+    /// To the receipt's shard: this confirmation will never come.
+    Refused {
+        receipt: ReceiptId,
+        reason: ReasonCode,
+    },
     /// The sender has, or no longer has, a subscriber with this Topic Filter.
     Interest {
         filter: Box<str>,
@@ -91,6 +111,54 @@ pub enum Envelope {
         client: Box<str>,
         reason: ReasonCode,
     },
+    /// Hub to every shard: this node of the group wants what `filter` matches, or no longer
+    /// does.
+    NodeInterest {
+        node: NodeIndex,
+        filter: Box<str>,
+        wanted: bool,
+    },
+    /// Hub to every shard: this node has left the group.
+    NodeGone {
+        node: NodeIndex,
+    },
+    /// Shard to hub: for the subscribers of these nodes (a set of [`NodeIndex`] numbers).
+    Bridge {
+        message: Message,
+        nodes: PeerSet,
+        receipt: Option<ReceiptId>,
+    },
+    /// Shard to hub: to be retained on every node, this one excepted.
+    Retained {
+        message: Message,
+        receipt: Option<ReceiptId>,
+    },
+    /// Home shard of a shared group to hub: what its members on this node are like now.
+    GroupState {
+        key: Box<str>,
+        presence: Option<Presence>,
+    },
+    /// Hub to the home shard of a shared group: the same of another node.
+    NodeGroup {
+        node: NodeIndex,
+        key: Box<str>,
+        presence: Option<Presence>,
+    },
+    /// Home shard of a shared group to hub: this node's part of the group gets the message.
+    BridgeGroup {
+        node: NodeIndex,
+        key: Arc<str>,
+        message: Message,
+        receipt: Option<ReceiptId>,
+    },
+    /// Hub to the home shard of a shared group: another node picked this node's part.
+    GroupMessage {
+        key: Box<str>,
+        message: Message,
+    },
+    /// Hub to any shard: keep this as the retained message of its topic on this node, without
+    /// telling the group.
+    RetainHere(Message),
     /// Hub to shard: send `Stats`.
     StatsWanted,
     /// Shard to hub.
@@ -154,6 +222,14 @@ pub struct RetainedFound {
     pub messages: Vec<Message>,
     /// Where to go on; `None` when this shard has no more.
     pub next: Option<Box<str>>,
+}
+
+/// A message that waits to be acknowledged, by the shard that took it from its publisher.
+/// Unique on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReceiptId {
+    pub shard: ShardId,
+    pub serial: u64,
 }
 
 /// One replay of retained messages to one session.

@@ -12,6 +12,7 @@
 
 mod acl;
 mod barrier;
+mod bridge;
 mod connection;
 mod durable;
 mod envelope;
@@ -22,6 +23,7 @@ mod handle;
 mod interest;
 mod limits;
 mod message;
+mod receipt;
 mod refusal;
 mod replay;
 mod retained;

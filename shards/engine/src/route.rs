@@ -12,7 +12,7 @@ use octopus_mqtt::{
 
 use crate::connection::Connection;
 use crate::durable::{Change, DeliveryItem, Promise};
-use crate::envelope::{Envelope, SessionRef, ShardId};
+use crate::envelope::SessionRef;
 use crate::event::Notice;
 use crate::limits::QueueFull;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
@@ -63,9 +63,9 @@ impl Shard {
             matches.push((subscriber, grant));
         });
         let mut reached = if filters > 1 {
-            self.deliver_merged(&mut matches, parcel, publisher)
+            self.deliver_merged(&mut matches, parcel, origin, publisher)
         } else {
-            self.deliver_each(&matches, parcel, publisher)
+            self.deliver_each(&matches, parcel, origin, publisher)
         };
         matches.clear();
         self.matches = matches;
@@ -83,13 +83,17 @@ impl Shard {
         &mut self,
         matches: &[(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,
+        origin: Origin,
         publisher: Option<SessionId>,
     ) -> usize {
         for &(subscriber, grant) in matches {
             let id = match subscriber {
                 Subscriber::Session(id) => id,
                 Subscriber::Group(id) => {
-                    self.deliver_to_group(id, parcel);
+                    // The node it was published on picks the member, in the whole group.
+                    if origin != Origin::Node {
+                        self.deliver_to_group(id, parcel);
+                    }
                     continue;
                 }
             };
@@ -111,6 +115,7 @@ impl Shard {
         &mut self,
         matches: &mut [(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,
+        origin: Origin,
         publisher: Option<SessionId>,
     ) -> usize {
         matches.sort_by_key(|(subscriber, _)| *subscriber);
@@ -120,7 +125,9 @@ impl Shard {
             let id = match same[0].0 {
                 Subscriber::Session(id) => id,
                 Subscriber::Group(id) => {
-                    self.deliver_to_group(id, parcel);
+                    if origin != Origin::Node {
+                        self.deliver_to_group(id, parcel);
+                    }
                     continue;
                 }
             };
@@ -150,13 +157,7 @@ impl Shard {
         }
         let mut peers = std::mem::take(&mut self.peers);
         self.interest.matching(parcel.topic, &mut peers);
-        let mut reached = 0;
-        for peer in peers.iter() {
-            reached += 1;
-            self.stats.ledger.forward();
-            let message = parcel.message().clone();
-            self.send(ShardId(peer), Envelope::Publish(message));
-        }
+        let reached = self.forward_to(parcel, &peers);
         peers.clear();
         self.peers = peers;
         reached

@@ -17,6 +17,7 @@ use crate::group::Groups;
 use crate::interest::{Interest, PeerSet};
 use crate::limits::Limits;
 use crate::message::Message;
+use crate::receipt::Receipts;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::route::Origin;
@@ -40,8 +41,12 @@ pub struct ShardConfig {
     pub authenticate: bool,
     /// How a shared group picks the member that gets a message.
     pub shared_pick: crate::group::Pick,
-    /// The node belongs to a group: sessions are claimed, and this much of them recorded.
-    pub cluster: Option<Recorded>,
+    /// The node is one of a group: the hub is told what this shard's clients want and publish,
+    /// messages of QoS 1 and 2 are acknowledged when all who must keep them have them, and
+    /// sessions are claimed.
+    pub cluster: bool,
+    /// In a group: what of the sessions is told the hub as it changes.
+    pub recorded: Recorded,
 }
 
 /// Bytes that may wait behind a CONNECT the hub is asked about.
@@ -64,6 +69,7 @@ pub struct Shard {
     pub(crate) retained: Retained,
     pub(crate) groups: Groups,
     pub(crate) barriers: Barriers,
+    pub(crate) receipts: Receipts,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
     pub(crate) random: Random,
@@ -147,6 +153,7 @@ impl Shard {
             retained: Retained::new(),
             groups: Groups::default(),
             barriers: Barriers::default(),
+            receipts: Receipts::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
             random: Random(seed ^ (u64::from(config.id.0) << 48)),
@@ -155,8 +162,8 @@ impl Shard {
             spare: Vec::new(),
             is_stopping: false,
             recorder: Recorder::default(),
-            lease_until: if config.cluster.is_some() { Instant(0) } else { Instant(u64::MAX) },
-            is_fenced: config.cluster.is_some(),
+            lease_until: if config.cluster { Instant(0) } else { Instant(u64::MAX) },
+            is_fenced: config.cluster,
             drop_notice_at: Instant::default(),
             drops_unnoticed: 0,
             templates: Templates::default(),
@@ -533,12 +540,28 @@ impl Shard {
                 self.route_message(&message, Origin::Shard);
             }
             (Envelope::Publish(message), Peer::Hub) => self.route_message(&message, Origin::Node),
+            (Envelope::PublishFor { message, receipt }, Peer::Shard(_)) => {
+                self.route_for(&message, receipt);
+            }
+            (Envelope::Accepted { receipt }, _) => self.confirmed(receipt, None),
+            (Envelope::Refused { receipt, reason }, _) => self.confirmed(receipt, Some(reason)),
+            (Envelope::NodeInterest { node, filter, wanted }, Peer::Hub) => {
+                self.take_node_interest(node, &filter, wanted);
+            }
+            (Envelope::NodeGone { node }, Peer::Hub) => self.forget_node(node),
+            (Envelope::NodeGroup { node, key, presence }, Peer::Hub) => {
+                self.take_node_group(node, &key, presence);
+            }
+            (Envelope::GroupMessage { key, message }, Peer::Hub) => {
+                self.group_message(&key, &message);
+            }
+            (Envelope::RetainHere(message), Peer::Hub) => self.retain_at_home(message),
             (Envelope::Inject(message), _) => self.inject(&message),
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
             }
-            (Envelope::Fence { barrier }, Peer::Shard(shard)) => {
-                self.send(shard, Envelope::Fenced { barrier });
+            (Envelope::Fence { barrier }, peer) => {
+                self.push(Output::Send { to: peer, envelope: Envelope::Fenced { barrier } });
             }
             (Envelope::Fenced { barrier }, _) => self.fenced(barrier),
             (Envelope::Retain(message), _) => self.retain(message),
@@ -571,7 +594,7 @@ impl Shard {
     /// Routes a message of the node's own, and keeps it if it is to be retained.
     fn inject(&mut self, message: &Message) {
         if message.retain() {
-            self.retain_at_home(message.clone());
+            self.retain_everywhere(message.clone());
         }
         self.route_message(message, Origin::Client);
     }

@@ -192,6 +192,17 @@ impl Subscriptions {
         })
     }
 
+    /// How many sessions, shared groups not counted, have this filter: 0, 1, or 2 for more.
+    pub fn session_count_to_2(&self, filter: FilterId) -> usize {
+        let is_session = |subscriber: &Subscriber| matches!(subscriber, Subscriber::Session(_));
+        match self.filter(filter).map(|known| &known.subscribers) {
+            None => 0,
+            Some(Subscribers::One(one, _)) => usize::from(is_session(one)),
+            // Sessions sort before groups.
+            Some(Subscribers::Many(all)) => all.keys().take(2).filter(|s| is_session(s)).count(),
+        }
+    }
+
     pub fn filter_count(&self) -> usize {
         self.index.filter_count()
     }

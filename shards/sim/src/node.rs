@@ -32,7 +32,8 @@ pub struct NodeConfig {
     pub authenticate: bool,
     pub shared_pick: Pick,
     /// The node belongs to a group, whose hub the test plays.
-    pub cluster: Option<Recorded>,
+    pub cluster: bool,
+    pub recorded: Recorded,
 }
 
 impl NodeConfig {
@@ -44,7 +45,8 @@ impl NodeConfig {
             seed: 1,
             authenticate: false,
             shared_pick: Pick::default(),
-            cluster: None,
+            cluster: false,
+            recorded: Recorded::default(),
         }
     }
 }
@@ -92,6 +94,7 @@ impl Node {
                 authenticate: config.authenticate,
                 shared_pick: config.shared_pick,
                 cluster: config.cluster,
+                recorded: config.recorded,
             }),
             inbox: VecDeque::new(),
             outputs: VecDeque::new(),

@@ -150,7 +150,7 @@ impl Shard {
         {
             return Err(Refusal::Told(ReasonCode::NotAuthorized));
         }
-        if self.config.cluster.is_some() {
+        if self.config.cluster {
             self.claim(id, connect, body, data);
             return Ok(());
         }
@@ -252,9 +252,7 @@ impl Shard {
 
     /// A will must outlive this node even if its session does not outlive the connection.
     pub(super) fn record_opened(&mut self, session: SessionId) {
-        let Some(recorded) = self.config.cluster.filter(|recorded| recorded.sessions) else {
-            return;
-        };
+        let recorded = self.config.recorded;
         let Some(found) = self.sessions.get(session) else { return };
         if found.epoch > 0 && recorded.sessions && (found.is_recorded || found.will.is_some()) {
             let change = Change::Opened { expiry_s: found.expiry_s, will: found.will.clone() };

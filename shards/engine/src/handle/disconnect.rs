@@ -176,7 +176,7 @@ impl Shard {
         let message = will.message(self.now);
         self.stats.wills_sent += 1;
         if message.retain() {
-            self.retain_at_home(message.clone());
+            self.retain_everywhere(message.clone());
         }
         self.route_message(&message, Origin::Client);
     }

@@ -112,6 +112,9 @@ impl Shard {
         }
         self.record_subscribed(session, entry.filter, grant);
         let is_new = subscribed.replaced.is_none();
+        if is_new {
+            self.tell_first(subscribed.filter, subscriber);
+        }
         if is_new && let Some(found) = self.sessions.get_mut(session.id) {
             found.subscriptions.push(subscribed.filter);
         }
@@ -173,6 +176,7 @@ impl Shard {
             && let Some(found) = self.sessions.get_mut(session.id)
         {
             found.subscriptions.push(subscribed.filter);
+            self.tell_first(subscribed.filter, subscriber);
         }
     }
 
@@ -209,7 +213,9 @@ impl Shard {
     /// Takes a subscriber off a filter, and the filter off the other shards if it was the last.
     pub(crate) fn withdraw(&mut self, filter: FilterId, subscriber: Subscriber) {
         let removed = self.subscriptions.unsubscribe(filter, subscriber);
-        if let Some(text) = removed.and_then(|removed| removed.text) {
+        let Some(removed) = removed else { return };
+        self.tell_last(filter, subscriber, removed.text.as_deref());
+        if let Some(text) = removed.text {
             self.announce(&text, false);
         }
     }
