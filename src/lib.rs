@@ -12,3 +12,4 @@ pub mod hub;
 pub mod log;
 pub mod node;
 pub mod signals;
+pub mod store;

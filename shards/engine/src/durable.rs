@@ -253,14 +253,19 @@ impl Shard {
         self.recorder.waiting.push_back((self.recorder.sent, promise));
     }
 
-    /// The first `count` operations are safe.
-    pub(crate) fn recorded(&mut self, count: u64) {
+    /// The first `count` operations are safe, or refused.
+    pub(crate) fn recorded(&mut self, count: u64, refused: &[u64]) {
         self.recorder.safe = self.recorder.safe.max(count);
         while let Some((at, _)) = self.recorder.waiting.front()
             && *at <= self.recorder.safe
-            && let Some((_, promise)) = self.recorder.waiting.pop_front()
+            && let Some((at, promise)) = self.recorder.waiting.pop_front()
         {
-            self.keep_promise(promise);
+            match promise {
+                Promise::Confirm(receipt) if refused.contains(&at) => {
+                    self.confirmed(receipt, Some(ReasonCode::ImplementationSpecific));
+                }
+                promise => self.keep_promise(promise),
+            }
         }
     }
 

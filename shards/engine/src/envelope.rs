@@ -99,6 +99,8 @@ pub enum Envelope {
     /// Hub to shard: so many of the shard's `Record`s, counted from its start, are safe.
     Recorded {
         count: u64,
+        /// Of these, the ones that were not kept because the session is another's.
+        refused: Vec<u64>,
     },
     /// Hub to shard: until then what the node owns is its own.
     Lease {
@@ -172,6 +174,8 @@ pub struct Claim {
     pub connection: ConnectionId,
     pub client_id: Box<str>,
     pub clean_start: bool,
+    /// This shard has the session, and had it claimed.
+    pub is_here: bool,
     /// The session will outlive the connection.
     pub is_persistent: bool,
 }

@@ -47,7 +47,7 @@ pub use event::*;
 pub use group::Pick;
 pub use interest::*;
 pub use limits::*;
-pub use message::{Dropped, Message};
+pub use message::{Dropped, Message, MessageParts};
 pub use retained::*;
 pub use shard::{Shard, ShardConfig, home_shard};
 pub use stats::{Ledger, Stats};

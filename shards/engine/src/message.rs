@@ -55,33 +55,21 @@ impl Message {
         }))
     }
 
-    /// A message that was taken in before, here or elsewhere.
-    ///
-    /// - `topic`: was parsed as a Topic Name when it was taken in.
-    /// - `properties`: as [`Self::properties`] gives them.
-    /// - `publisher`: as [`Self::publisher`] gives it.
-    pub fn restore(
-        topic: Box<str>,
-        properties: &[u8],
-        payload: &[u8],
-        (qos, retain): (QoS, bool),
-        expires_at: Option<Instant>,
-        received_at: Instant,
-        publisher: u64,
-    ) -> Self {
+    /// A message that another node took in.
+    pub fn from_parts(parts: &MessageParts<'_>) -> Self {
         Self(Arc::new(Inner {
-            topic,
-            properties_len: properties.len() as u32,
-            body: join(properties, payload),
-            qos,
-            retain,
-            expires_at,
-            received_at,
-            publisher,
+            topic: parts.topic.as_str().into(),
+            properties_len: parts.properties.len() as u32,
+            body: join(parts.properties, parts.payload),
+            qos: parts.qos,
+            retain: parts.retain,
+            expires_at: parts.expires_at,
+            received_at: parts.received_at,
+            publisher: parts.publisher,
         }))
     }
 
-    /// Hash of the publisher's Client Identifier; 0 for the node's own messages.
+    /// Hash of the publisher's Client Identifier; 0 for a node's own messages.
     pub fn publisher(&self) -> u64 {
         self.0.publisher
     }
@@ -146,6 +134,20 @@ impl Message {
             message: Some(self.clone()),
         }
     }
+}
+
+/// What a message is made of, when it crosses between nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageParts<'a> {
+    pub topic: TopicName<'a>,
+    pub payload: &'a [u8],
+    pub qos: QoS,
+    pub retain: bool,
+    /// As [`Message::properties`].
+    pub properties: &'a [u8],
+    pub expires_at: Option<Instant>,
+    pub received_at: Instant,
+    pub publisher: u64,
 }
 
 /// A message on its way through one shard, borrowed until somebody must keep it.

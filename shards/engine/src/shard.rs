@@ -580,7 +580,7 @@ impl Shard {
                 self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
             }
             (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
-            (Envelope::Recorded { count }, Peer::Hub) => self.recorded(count),
+            (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {

@@ -86,6 +86,7 @@ pub struct Node {
     threads: Vec<ExecutorJoinHandle<()>>,
     ended: flume::Receiver<Ended>,
     stopping: AtomicBool,
+    seed: u64,
 }
 
 /// A shard's thread is over.
@@ -128,16 +129,17 @@ where
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
     let (ended_sender, ended) = flume::unbounded();
 
+    let origin = std::time::Instant::now();
     let mut node = Node {
         addresses,
         shards: mesh.shards.clone(),
-        hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox)),
+        hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox, origin)),
         threads: Vec::new(),
         ended,
         stopping: AtomicBool::new(false),
+        seed,
     };
     let node_connection_count = Arc::new(AtomicUsize::new(0));
-    let origin = std::time::Instant::now();
     let mut ready = Vec::new();
     for (((number, core), inbox), sockets) in (0..).zip(cores).zip(mesh.inboxes).zip(sockets) {
         let id = ShardId(number);
@@ -280,6 +282,11 @@ impl Node {
     /// Shards of this node.
     pub fn shards(&self) -> u16 {
         u16::try_from(self.shards.len()).expect("started with a u16")
+    }
+
+    /// What the shards were given to find a client's home.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The hub's end of the mesh; `None` if it was taken already.

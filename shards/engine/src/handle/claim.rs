@@ -12,7 +12,9 @@ use crate::durable::{Change, RecordOp, SessionRecord};
 use crate::envelope::{Claim, Claimed, Envelope, Peer, Presence, Surrendered};
 use crate::event::{ConnectionId, Instant, Output};
 use crate::refusal::Refusal;
+use crate::session::Session;
 use crate::shard::Shard;
+use crate::subscriptions::SessionId;
 
 impl Shard {
     /// Asks the hub for the session of a client that may connect.
@@ -30,7 +32,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.phase = Phase::AwaitingClaim { connect: body.into(), assigned, data };
         let clean_start = connect.clean_start;
-        let claim = Claim { connection: id, client_id, clean_start, is_persistent };
+        let is_here = self.is_claimed(&client_id);
+        let claim = Claim { connection: id, client_id, clean_start, is_here, is_persistent };
         self.push(Output::Send { to: Peer::Hub, envelope: Envelope::Claim(Box::new(claim)) });
     }
 
@@ -41,11 +44,14 @@ impl Shard {
         if self.connections.get(id).is_some_and(|connection| connection.session().is_some()) {
             return self.registered(&client_id, epoch, record.is_some());
         }
-        if let Some(record) = record {
+        let here = self.sessions.find(&client_id).and_then(|id| self.sessions.get(id));
+        let is_known = here.is_some_and(|session| session.epoch == epoch);
+        if let Some(record) = record.filter(|_| !is_known) {
             if let Some(stale) = self.sessions.find(&client_id) {
                 self.let_go(stale);
             }
-            self.import(&client_id, epoch, *record);
+            let session = self.import(&client_id, epoch, *record);
+            self.catch_up(session);
         } else if let Some(session) = self.sessions.find(&client_id)
             && let Some(session) = self.sessions.get_mut(session)
         {
@@ -139,11 +145,31 @@ impl Shard {
         }
         let id = self.import(client_id, epoch, record);
         self.tell_presence(id, Presence::Offline);
+        self.catch_up(id);
+    }
+
+    /// Does what became due of a session while it was nobody's, or becomes due now that its
+    /// client is known to be away.
+    fn catch_up(&mut self, id: SessionId) {
+        let now = self.now;
+        let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.expiry_s == 0 || is_past(session.ends_at) {
+            return self.end_session(id);
+        }
+        if is_past(session.will_at) {
+            self.send_will(id);
+        }
         self.wait_alone(id);
     }
 
+    fn is_claimed(&self, client_id: &str) -> bool {
+        let session = self.sessions.find(client_id).and_then(|id| self.sessions.get(id));
+        session.is_some_and(|session| session.epoch > 0)
+    }
+
     /// Closes the session's connection and forgets the session: no will, no end.
-    fn let_go(&mut self, id: crate::subscriptions::SessionId) {
+    fn let_go(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.epoch = 0;
         session.is_recorded = false;
@@ -193,15 +219,18 @@ impl Shard {
             let Some(session) = self.sessions.get(id) else { continue };
             let Some(connection) = session.connection else { continue };
             let client_id = session.client_id.clone();
-            let claim = Claim { connection, client_id, clean_start: false, is_persistent: false };
+            let claim = Claim {
+                connection,
+                client_id,
+                clean_start: false,
+                is_here: false,
+                is_persistent: false,
+            };
             self.push(Output::Send { to: Peer::Hub, envelope: Envelope::Claim(Box::new(claim)) });
         }
     }
 
-    fn sessions_where(
-        &self,
-        is_meant: impl Fn(&crate::session::Session) -> bool,
-    ) -> Vec<(crate::subscriptions::SessionId, bool)> {
+    fn sessions_where(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<(SessionId, bool)> {
         let meant = self.sessions.iter().filter(|session| is_meant(session));
         meant.map(|session| (session.id.id, session.is_online())).collect()
     }

@@ -250,15 +250,17 @@ impl Shard {
         self.capped_expiry(expiry_s)
     }
 
-    /// A will must outlive this node even if its session does not outlive the connection.
+    /// Told of every session that is owned: a will must outlive this node even if its session
+    /// does not outlive the connection, and ownership goes on after a clean start.
     pub(super) fn record_opened(&mut self, session: SessionId) {
-        let recorded = self.config.recorded;
-        let Some(found) = self.sessions.get(session) else { return };
-        if found.epoch > 0 && recorded.sessions && (found.is_recorded || found.will.is_some()) {
-            let change = Change::Opened { expiry_s: found.expiry_s, will: found.will.clone() };
-            let (client_id, epoch) = (found.client_id.clone(), found.epoch);
-            self.send_op(RecordOp { client_id, epoch, change });
-        }
+        let Some(found) = self.sessions.get(session).filter(|found| found.epoch > 0) else {
+            return;
+        };
+        let is_kept = self.config.recorded.sessions;
+        let will = found.will.clone().filter(|_| is_kept);
+        let expiry_s = if is_kept { found.expiry_s } else { 0 };
+        let (client_id, epoch) = (found.client_id.clone(), found.epoch);
+        self.send_op(RecordOp { client_id, epoch, change: Change::Opened { expiry_s, will } });
     }
 
     fn write_connack(
