@@ -32,6 +32,62 @@ impl Keys {
         self.own("EPOCH")
     }
 
+    /// Stream: frames for a node that it has not taken in yet.
+    pub fn inbox(&self, id: &str) -> String {
+        self.own(&format!("INBOX:{id}"))
+    }
+
+    /// Hash: sender -> `<epoch> <last>` of the durable lane, as the inbox's owner has taken it.
+    pub fn seen(&self, id: &str) -> String {
+        self.own(&format!("SEEN:{id}"))
+    }
+
+    /// Hash: what a node wants, one field per entry; the empty field is `<epoch> <number>` of
+    /// the last change.
+    pub fn interest(&self, id: &str) -> String {
+        self.own(&format!("INTEREST:{id}"))
+    }
+
+    /// Channel: fast frames for a node.
+    pub fn fast(&self, id: &str) -> String {
+        self.own(&format!("BRIDGE:{id}"))
+    }
+
+    /// Channel: control frames for all nodes.
+    pub fn control(&self) -> String {
+        self.own("CONTROL")
+    }
+
+    /// Hash: topic -> frame of its retained message.
+    pub fn retained(&self) -> String {
+        self.own("RETAIN")
+    }
+
+    /// Stream: every change of the retained messages.
+    pub fn retained_log(&self) -> String {
+        self.own("RETAIN:LOG")
+    }
+
+    /// Hash: topic -> JSON, as the predecessor wrote it.
+    pub fn old_retained(&self) -> String {
+        format!("{}:RETAIN", self.group)
+    }
+
+    /// Hash: what a node counts, expiring.
+    pub fn stats(&self, id: &str) -> String {
+        self.own(&format!("STATS:{id}"))
+    }
+
+    /// Channel: the predecessor's messages.
+    pub fn old_publish(&self) -> String {
+        format!("{}:PUB:BRIDGE", self.group)
+    }
+
+    /// Channel: the predecessor's kicks.
+    pub fn old_close(&self) -> String {
+        format!("{}:CLOSE:BRIDGE", self.group)
+    }
+
     /// A name that the predecessor never had.
     pub fn own(&self, name: &str) -> String {
         format!("{}:V2:{name}", self.group)

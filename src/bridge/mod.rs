@@ -6,3 +6,8 @@
 pub mod keys;
 pub mod link;
 pub mod members;
+pub mod outbox;
+pub mod retained;
+pub mod rules;
+pub mod wire;
+pub mod work;

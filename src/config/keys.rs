@@ -62,6 +62,10 @@ const HOST: Kind = Kind::Text { what: "a host name or an address", valid: is_hos
 const TEXT: Kind = Kind::Text { what: "text", valid: |_| true };
 const ENDPOINT: Kind = Kind::Text { what: "host:port", valid: is_endpoint };
 const ENDPOINTS: Kind = Kind::List { what: "host:port", valid: is_endpoint };
+const FILTERS: Kind = Kind::List {
+    what: "a topic filter",
+    valid: |text| octopus_mqtt::TopicFilter::parse(text).is_ok(),
+};
 const GROUP: Kind = Kind::Text {
     what: "nothing, or up to 64 of letters, digits, '_', '-', '.'",
     valid: |text| text.is_empty() || is_name(text),
@@ -293,6 +297,54 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "Redirections followed for one command.",
         |c| &mut c.redis.cluster.max_redirects,
     ),
+    key(
+        "cluster.lease",
+        seconds(1, 300),
+        "How long a node that says nothing counts as live.",
+        |c| &mut c.cluster.lease,
+    ),
+    key(
+        "cluster.when_redis_is_away",
+        Kind::Choice(&["hold", "degrade"]),
+        "Messages of QoS 1 and 2 for other nodes while Redis is away. hold: not acknowledged before it is back; degrade: acknowledged, counted, and lost if this node ends first.",
+        |c| &mut c.cluster.when_redis_is_away,
+    ),
+    key(
+        "cluster.hold_time",
+        seconds(0, DAY_S),
+        "How long such a message is held. Later: refused (0x97; before version 5 by closing the connection).",
+        |c| &mut c.cluster.hold_time,
+    ),
+    key(
+        "cluster.hold_count_max",
+        count(1, 100_000_000, "messages"),
+        "Messages held for other nodes. More: QoS 0 is dropped, QoS 1 and 2 are refused.",
+        |c| &mut c.cluster.hold_count_max,
+    ),
+    key("cluster.hold_bytes_max", bytes(1 << 16, TIB), "Their bytes.", |c| {
+        &mut c.cluster.hold_bytes_max
+    }),
+    key(
+        "cluster.inbox_count_max",
+        count(1, 1_000_000_000, "entries"),
+        "Entries, each of one or more messages, that wait in Redis for one node. More: held, then refused.",
+        |c| &mut c.cluster.inbox_count_max,
+    ),
+    key(
+        "cluster.compat.enable",
+        Kind::Switch,
+        "Whether to share the group with nodes of the Java Octopus: its JSON on <group>:PUB:BRIDGE and <group>:CLOSE:BRIDGE, both ways.",
+        |c| &mut c.cluster.compat.enable,
+    ),
+    key(
+        "cluster.mirror.channel",
+        TEXT,
+        "Redis channel on which messages are published as JSON for ordinary consumers; empty: none are.",
+        |c| &mut c.cluster.mirror.channel,
+    ),
+    key("cluster.mirror.filters", FILTERS, "Topic Filters of what is published there.", |c| {
+        &mut c.cluster.mirror.filters
+    }),
     key("http.enable", Kind::Switch, "Whether to serve metrics, health and the admin API.", |c| {
         &mut c.http.enable
     }),

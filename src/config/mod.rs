@@ -40,6 +40,7 @@ pub struct Config {
     pub limits: Limits,
     pub connections: Connections,
     pub redis: Redis,
+    pub cluster: Clustering,
     pub http: Http,
     pub stats: Stats,
     pub log: Log,
@@ -162,6 +163,51 @@ pub struct Cluster {
     pub max_redirects: u16,
 }
 
+/// How a node is part of its group. Without `broker.group` none of it is used.
+#[derive(Clone, Debug)]
+pub struct Clustering {
+    /// How long a node that says nothing counts as live.
+    pub lease: Duration,
+    /// What happens to messages of QoS 1 and 2 while Redis is away.
+    pub when_redis_is_away: WhenAway,
+    /// How long such a message is held before it is refused.
+    pub hold_time: Duration,
+    /// Messages held for other nodes, and their bytes. More are refused.
+    pub hold_count_max: u32,
+    pub hold_bytes_max: usize,
+    /// Entries in a node's inbox in Redis, each of one or more messages. At the limit messages
+    /// for that node are held, then refused.
+    pub inbox_count_max: u32,
+    /// Share the group with nodes of the predecessor.
+    pub compat: Compat,
+    pub mirror: Mirror,
+}
+
+/// What is promised while Redis is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenAway {
+    /// Nothing: what other nodes must get is not acknowledged before Redis is back.
+    #[default]
+    Hold,
+    /// It is acknowledged at once, counted, and lost if this node ends before Redis is back.
+    Degrade,
+}
+
+/// The predecessor's bridge. Scope: node.
+#[derive(Clone, Debug, Default)]
+pub struct Compat {
+    pub enable: bool,
+}
+
+/// A Redis channel that ordinary consumers can subscribe to.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    /// Empty: nothing is mirrored.
+    pub channel: String,
+    /// Topic Filters of what is.
+    pub filters: Vec<String>,
+}
+
 /// Metrics, health and the admin API.
 #[derive(Clone, Debug)]
 pub struct Http {
@@ -250,6 +296,21 @@ impl Default for Cluster {
     }
 }
 
+impl Default for Clustering {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(5),
+            when_redis_is_away: WhenAway::default(),
+            hold_time: Duration::from_secs(10),
+            hold_count_max: 100_000,
+            hold_bytes_max: 256 << 20,
+            inbox_count_max: 1_000_000,
+            compat: Compat::default(),
+            mirror: Mirror::default(),
+        }
+    }
+}
+
 impl Default for Http {
     fn default() -> Self {
         Self { enable: true, host: "127.0.0.1".to_owned(), port: 20080 }
@@ -275,6 +336,11 @@ impl Word for Storage {
 
 impl Word for ListenerKind {
     const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp)];
+}
+
+impl Word for WhenAway {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("hold", Self::Hold), ("degrade", Self::Degrade)];
 }
 
 impl Word for LogFormat {

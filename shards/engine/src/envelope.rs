@@ -283,7 +283,7 @@ pub enum GroupEvent {
 }
 
 /// Whether a member's client is there to take messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Presence {
     Online,
     /// Away, with a session that waits for it.

@@ -7,7 +7,8 @@
 
 use octopus_mqtt::{QoS, TopicFilter, TopicName};
 
-use crate::envelope::{Envelope, ReplayId, RetainedFound, RetainedQuery, ShardId};
+use crate::envelope::{Envelope, Peer, ReplayId, RetainedFound, RetainedQuery, ShardId};
+use crate::event::Output;
 use crate::message::{Dropped, Message};
 use crate::session::{Extra, Replay, Session};
 use crate::shard::{Shard, Timer};
@@ -87,9 +88,10 @@ impl Shard {
             && connection.is_some_and(|connection| connection.out_len() < out_half)
     }
 
-    pub(crate) fn answer_retained(&mut self, to: ShardId, query: &RetainedQuery) {
+    pub(crate) fn answer_retained(&mut self, to: Peer, query: &RetainedQuery) {
         let found = self.find_retained(query);
-        self.send(to, Envelope::RetainedFound(Box::new(found)));
+        let envelope = Envelope::RetainedFound(Box::new(found));
+        self.push(Output::Send { to, envelope });
     }
 
     fn find_retained(&mut self, query: &RetainedQuery) -> RetainedFound {

@@ -565,9 +565,7 @@ impl Shard {
             }
             (Envelope::Fenced { barrier }, _) => self.fenced(barrier),
             (Envelope::Retain(message), _) => self.retain(message),
-            (Envelope::RetainedQuery(query), Peer::Shard(shard)) => {
-                self.answer_retained(shard, &query);
-            }
+            (Envelope::RetainedQuery(query), peer) => self.answer_retained(peer, &query),
             (Envelope::RetainedFound(found), _) => self.retained_found(*found),
             (Envelope::Group(envelope), Peer::Shard(shard)) => self.group_event(shard, *envelope),
             (Envelope::Authenticated(answer), Peer::Hub) => self.authenticated(*answer),
