@@ -10,7 +10,10 @@ use std::collections::HashMap;
 use octopus_engine::{AuthAnswer, AuthOutcome, AuthRequest, Envelope, Message, ShardId, Stats};
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubHandle, HubSender};
+
 use tokio::sync::{mpsc, oneshot};
+
+use crate::store::Store;
 
 /// Connects that wait for authentication at a time; more are told the server is busy (0x89).
 const AUTH_WAITING_MAX: usize = 16_384;
@@ -41,6 +44,7 @@ pub struct HubTask {
     handle: HubHandle,
     requests: mpsc::Receiver<Request>,
     auth: Option<mpsc::Sender<AuthQuestion>>,
+    store: Option<Store>,
     shards: u16,
     /// Answers to `StatsWanted` that are still coming, oldest question first.
     stats: Vec<StatsRound>,
@@ -57,7 +61,8 @@ pub fn hub(handle: HubHandle, shards: u16) -> (Hub, HubTask, mpsc::Receiver<Auth
     let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
     let (auth_in, auth) = mpsc::channel(AUTH_WAITING_MAX);
     let hub = Hub { sender: handle.sender(), requests: requests_in, shards };
-    let task = HubTask { handle, requests, auth: Some(auth_in), shards, stats: Vec::new() };
+    let task =
+        HubTask { handle, requests, auth: Some(auth_in), store: None, shards, stats: Vec::new() };
     (hub, task, auth)
 }
 
@@ -90,6 +95,11 @@ impl Hub {
 }
 
 impl HubTask {
+    /// Hands what concerns sessions of the group to `store`.
+    pub fn set_store(&mut self, store: Store) {
+        self.store = Some(store);
+    }
+
     /// Runs until every shard has ended.
     pub async fn run(mut self) {
         loop {
@@ -117,9 +127,22 @@ impl HubTask {
     }
 
     fn take(&mut self, shard: ShardId, envelope: Envelope) {
+        let envelope = match &self.store {
+            Some(store) => match store.take(shard, envelope) {
+                Some(envelope) => envelope,
+                None => return,
+            },
+            None => envelope,
+        };
         match envelope {
             Envelope::Stats(stats) => self.take_stats(shard, *stats),
             Envelope::Authenticate(request) => self.authenticate(shard, *request),
+            Envelope::Bridge { receipt, .. } | Envelope::Retained { receipt, .. } => {
+                if let Some(receipt) = receipt {
+                    self.handle.send(shard, vec![Envelope::Accepted { receipt }]);
+                }
+            }
+            Envelope::Interest { .. } | Envelope::GroupState { .. } => {}
             other => tracing::error!(?shard, envelope = ?other, "not for the hub"),
         }
     }

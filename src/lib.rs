@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod greeting;
+pub mod group;
 pub mod hub;
 pub mod log;
 pub mod node;

@@ -13,6 +13,7 @@ use octopus::{
     cli::{self, Command, Invocation},
     config::{self, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
+    group::{self, GroupError},
     hub, log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
@@ -21,6 +22,8 @@ use octopus_mqtt::ReasonCode;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
+/// How long the hub may take to hand out what the shards sent last.
+const HUB_END_MAX: Duration = Duration::from_millis(500);
 /// How long after a signal the process is gone, whatever happens.
 const STOP_MAX: Duration = Duration::from_millis(4500);
 
@@ -64,10 +67,25 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
         let mut node = node::start(config)?;
-        let (_hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
-        tokio::spawn(hub_task.run());
+        let handle = node.take_hub().expect("taken once");
+        let shards = handle.sender();
+        let (_hub, mut hub_task, _auth) = hub::hub(handle, node.shards());
+        let group = match config.broker.group.is_empty() {
+            true => None,
+            false => Some(group::join(config, shards, node.shards(), node.seed()).await?),
+        };
+        if let Some(group) = &group {
+            hub_task.set_store(group.store.clone());
+        }
+        let hub_task = tokio::spawn(hub_task.run());
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
-        run_until_stopped(node, signals).await
+        let outcome = run_until_stopped(node, signals).await;
+        if let Some(group) = group {
+            // It ends when the last shard has, or the process ends anyway.
+            let _ = tokio::time::timeout(HUB_END_MAX, hub_task).await;
+            group.leave().await;
+        }
+        outcome
     });
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
@@ -141,6 +159,7 @@ enum Fatal {
     Config(Vec<ConfigError>),
     Start(StartError),
     Shard(ShardFailed),
+    Group(GroupError),
     System(io::Error),
     StoppedAtOnce(&'static str),
     StoppedLate,
@@ -153,6 +172,7 @@ impl fmt::Display for Fatal {
                 errors.iter().try_for_each(|error| writeln!(f, "octopus: {error}"))
             }
             Self::Start(error) => writeln!(f, "octopus: {error}"),
+            Self::Group(error) => writeln!(f, "octopus: {error}"),
             Self::Shard(error) => writeln!(f, "octopus: {error}"),
             Self::System(error) => writeln!(f, "octopus: {error}"),
             Self::StoppedAtOnce(signal) => {
@@ -166,6 +186,12 @@ impl fmt::Display for Fatal {
 impl From<StartError> for Fatal {
     fn from(error: StartError) -> Self {
         Self::Start(error)
+    }
+}
+
+impl From<GroupError> for Fatal {
+    fn from(error: GroupError) -> Self {
+        Self::Group(error)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
-use octopus_engine::{ListenerId, Pick, Shard, ShardConfig};
+use octopus_engine::{ListenerId, Pick, Recorded, Shard, ShardConfig};
 
 use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
 
@@ -54,6 +54,13 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
     refuse_unsupported(config)?;
     octopus_runtime::preflight()?;
     let limits = config.limits.clone();
+    let cluster = !config.broker.group.is_empty();
+    let storage = config.broker.storage;
+    let recorded = Recorded {
+        sessions: storage.session == Storage::Redis,
+        subscriptions: storage.subscription == Storage::Redis,
+        messages: storage.publish == Storage::Redis,
+    };
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
         let shared_pick = Pick::default();
@@ -64,8 +71,8 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
             seed,
             authenticate: false,
             shared_pick,
-            cluster: false,
-            recorded: octopus_engine::Recorded::default(),
+            cluster,
+            recorded,
         })
     };
     Ok(octopus_runtime::start(&node_config(config)?, make)?)
@@ -74,9 +81,10 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
 /// Refuses what would be accepted and not done.
 fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
     let in_redis = config.broker.storage.named().into_iter().find(|(_, s)| *s == Storage::Redis);
-    if let Some((kind, _)) = in_redis {
+    if let Some((kind, _)) = in_redis.filter(|_| config.broker.group.is_empty()) {
         let key = format!("broker.storage.{kind}");
-        return Err(StartError::NotSupported { key, value: "redis", supported: "local" });
+        let supported = "local, or give broker.group";
+        return Err(StartError::NotSupported { key, value: "redis", supported });
     }
     if config.broker.auth.enable {
         let key = "broker.auth.enable".to_owned();
@@ -149,7 +157,8 @@ mod tests {
         let line = refuse_unsupported(&config).expect_err("not supported").to_string();
         assert_eq!(
             line,
-            "broker.storage.session: redis is not supported by this version; use local"
+            "broker.storage.session: redis is not supported by this version; use local, or give \
+             broker.group"
         );
     }
 }
