@@ -75,6 +75,11 @@ impl Settings {
     pub fn fence_after(&self) -> Duration {
         self.takeover_timeout * 3 / 4
     }
+
+    /// How long after it was asked a live node loses a session: leaves time to say so.
+    fn force_after(&self) -> Duration {
+        self.takeover_timeout * 19 / 20
+    }
 }
 
 /// The store as the hub sees it. Cheap to clone; it ends with its last clone.
@@ -319,7 +324,7 @@ async fn try_take_over(
     mut owner: String,
     freed: &Notify,
 ) -> Result<redis::Claimed, ReasonCode> {
-    let timeout = shared.settings.takeover_timeout;
+    let timeout = shared.settings.force_after();
     let mut asked = Instant::now();
     let mut rivals = 0;
     loop {
