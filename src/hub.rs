@@ -20,12 +20,16 @@ const AUTH_WAITING_MAX: usize = 16_384;
 /// Questions of the control plane that wait for the hub's turn.
 const REQUESTS_MAX: usize = 1024;
 
+/// Takes what concerns other nodes to the bridge, with the shard it came from.
+pub type BridgeSender = mpsc::UnboundedSender<(ShardId, Envelope)>;
+
 /// The way from the control plane to the shards. Cheap to clone. Scope: node.
 #[derive(Clone)]
 pub struct Hub {
     sender: HubSender,
     requests: mpsc::Sender<Request>,
     shards: u16,
+    bridge: Option<BridgeSender>,
 }
 
 /// A CONNECT to decide on, and the shard that waits for the answer.
@@ -45,6 +49,9 @@ pub struct HubTask {
     requests: mpsc::Receiver<Request>,
     auth: Option<mpsc::Sender<AuthQuestion>>,
     store: Option<Store>,
+    /// What goes to other nodes. Not bounded here: the bridge takes everything at once and
+    /// has the limits.
+    bridge: Option<BridgeSender>,
     shards: u16,
     /// Answers to `StatsWanted` that are still coming, oldest question first.
     stats: Vec<StatsRound>,
@@ -57,12 +64,26 @@ struct StatsRound {
 
 /// The hub of a node that has just started: the handle for everyone, the task to spawn, and
 /// the questions that authentication answers.
-pub fn hub(handle: HubHandle, shards: u16) -> (Hub, HubTask, mpsc::Receiver<AuthQuestion>) {
+///
+/// - `bridge`: where what concerns other nodes goes; `None` if there are none.
+pub fn hub(
+    handle: HubHandle,
+    shards: u16,
+    bridge: Option<BridgeSender>,
+) -> (Hub, HubTask, mpsc::Receiver<AuthQuestion>) {
     let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
     let (auth_in, auth) = mpsc::channel(AUTH_WAITING_MAX);
-    let hub = Hub { sender: handle.sender(), requests: requests_in, shards };
-    let task =
-        HubTask { handle, requests, auth: Some(auth_in), store: None, shards, stats: Vec::new() };
+    let sender = handle.sender();
+    let hub = Hub { sender, requests: requests_in, shards, bridge: bridge.clone() };
+    let task = HubTask {
+        handle,
+        requests,
+        auth: Some(auth_in),
+        store: None,
+        bridge,
+        shards,
+        stats: Vec::new(),
+    };
     (hub, task, auth)
 }
 
@@ -88,8 +109,12 @@ impl Hub {
         self.sender.send(ShardId(0), vec![Envelope::Inject(message)]);
     }
 
-    /// Ends a client's connection, wherever on this node it is.
+    /// Ends a client's connection, wherever in the group it is.
     pub fn kick(&self, client: &str, reason: ReasonCode) {
+        if let Some(bridge) = &self.bridge {
+            // A bridge that has ended has no other node to tell.
+            let _ = bridge.send((ShardId(0), Envelope::Kick { client: client.into(), reason }));
+        }
         self.sender.broadcast(&[Envelope::Kick { client: client.into(), reason }]);
     }
 }
@@ -137,12 +162,18 @@ impl HubTask {
         match envelope {
             Envelope::Stats(stats) => self.take_stats(shard, *stats),
             Envelope::Authenticate(request) => self.authenticate(shard, *request),
-            Envelope::Bridge { receipt, .. } | Envelope::Retained { receipt, .. } => {
-                if let Some(receipt) = receipt {
-                    self.handle.send(shard, vec![Envelope::Accepted { receipt }]);
+            Envelope::Interest { .. }
+            | Envelope::GroupState { .. }
+            | Envelope::Bridge { .. }
+            | Envelope::BridgeGroup { .. }
+            | Envelope::Retained { .. }
+            | Envelope::RetainedFound(_)
+            | Envelope::Fenced { .. } => {
+                if let Some(bridge) = &self.bridge {
+                    // It ends after the hub.
+                    let _ = bridge.send((shard, envelope));
                 }
             }
-            Envelope::Interest { .. } | Envelope::GroupState { .. } => {}
             other => tracing::error!(?shard, envelope = ?other, "not for the hub"),
         }
     }

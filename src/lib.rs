@@ -8,7 +8,6 @@ pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod greeting;
-pub mod group;
 pub mod hub;
 pub mod log;
 pub mod node;

@@ -4,28 +4,37 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     process::ExitCode,
     time::Duration,
 };
 
 use octopus::{
+    bridge::{
+        Bridge, Joined,
+        members::{JoinError, Members},
+    },
     cli::{self, Command, Invocation},
-    config::{self, ConfigError, Loaded, LogFormat, Sources},
+    config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
-    group::{self, GroupError},
-    hub, log,
+    hub::{self, BridgeSender},
+    log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
+    store,
 };
 use octopus_mqtt::ReasonCode;
+use octopus_runtime::HubHandle;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
-/// How long the hub may take to hand out what the shards sent last.
-const HUB_END_MAX: Duration = Duration::from_millis(500);
+/// How long what the shards told last of their sessions may take to be written.
+const LAST_WRITES_MAX: Duration = Duration::from_millis(1000);
 /// How long after a signal the process is gone, whatever happens.
 const STOP_MAX: Duration = Duration::from_millis(4500);
+/// How long the group may take to hear that this node leaves.
+const LEAVE_MAX: Duration = Duration::from_millis(400);
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os()) {
@@ -66,30 +75,69 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
-        let mut node = node::start(config)?;
+        let seed = RandomState::new().hash_one("seed");
+        node::check(config)?;
+        let incarnation = RandomState::new().hash_one("incarnation");
+        let joined = join_group(config, incarnation).await?;
+        let mut node = node::start(config, seed)?;
         let handle = node.take_hub().expect("taken once");
-        let shards = handle.sender();
-        let (_hub, mut hub_task, _auth) = hub::hub(handle, node.shards());
-        let group = match config.broker.group.is_empty() {
-            true => None,
-            false => Some(group::join(config, shards, node.shards(), node.seed()).await?),
-        };
-        if let Some(group) = &group {
-            hub_task.set_store(group.store.clone());
+        let store = joined.as_ref().map(|joined| {
+            let settings = store::Settings::new(config, incarnation, node.shards(), seed);
+            store::start(settings, joined.link().clone(), handle.sender())
+        });
+        let (members, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (_hub, mut hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
+        let (store, last_writes) = store.unzip();
+        if let Some(store) = store {
+            hub_task.set_store(store);
         }
         let hub_task = tokio::spawn(hub_task.run());
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
         let outcome = run_until_stopped(node, signals).await;
-        if let Some(group) = group {
-            // It ends when the last shard has, or the process ends anyway.
-            let _ = tokio::time::timeout(HUB_END_MAX, hub_task).await;
-            group.leave().await;
+        if let Some(last_writes) = last_writes {
+            let writes = async { (hub_task.await, last_writes.await) };
+            if tokio::time::timeout(LAST_WRITES_MAX, writes).await.is_err() {
+                tracing::warn!("stopped before all of the sessions was written");
+            }
         }
+        leave_group(members).await;
         outcome
     });
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
     outcome
+}
+
+/// Takes this node's place in its group, if it has one.
+async fn join_group(config: &Config, incarnation: u64) -> Result<Option<Joined>, Fatal> {
+    if config.broker.group.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Joined::join(config, incarnation).await?))
+}
+
+/// Starts what brings messages to other nodes and from them; where the hub sends to it.
+fn start_bridge(
+    joined: Option<Joined>,
+    handle: &HubHandle,
+    shards: u16,
+    seed: u64,
+) -> (Option<Members>, Option<BridgeSender>) {
+    let Some(joined) = joined else { return (None, None) };
+    let members = joined.members().clone();
+    let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
+    let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    tokio::spawn(bridge.run());
+    (Some(members), Some(sender))
+}
+
+/// Gives the lease back, so that the group knows at once.
+async fn leave_group(members: Option<Members>) {
+    let Some(members) = members else { return };
+    let left = tokio::time::timeout(LEAVE_MAX, members.leave()).await;
+    if !matches!(left, Ok(Ok(_))) {
+        tracing::warn!("the group was not told; it will know when the lease is over");
+    }
 }
 
 /// Waits for a signal, then stops: in order at the first one, at once at the second.
@@ -158,8 +206,8 @@ fn explain(usage: &clap::Error) -> ExitCode {
 enum Fatal {
     Config(Vec<ConfigError>),
     Start(StartError),
+    Group(JoinError),
     Shard(ShardFailed),
-    Group(GroupError),
     System(io::Error),
     StoppedAtOnce(&'static str),
     StoppedLate,
@@ -189,8 +237,8 @@ impl From<StartError> for Fatal {
     }
 }
 
-impl From<GroupError> for Fatal {
-    fn from(error: GroupError) -> Self {
+impl From<JoinError> for Fatal {
+    fn from(error: JoinError) -> Self {
         Self::Group(error)
     }
 }

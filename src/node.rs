@@ -46,13 +46,22 @@ impl From<octopus_runtime::StartError> for StartError {
     }
 }
 
+/// Finds out what would keep the node from starting, before anything is done.
+///
+/// # Errors
+/// What this version does not carry out, or what the kernel lacks.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    refuse_unsupported(config)?;
+    Ok(octopus_runtime::preflight()?)
+}
+
 /// Starts the shards; returns when all of them accept connections.
 ///
 /// # Errors
 /// What is in the way, with its remedy; nothing is left running then.
-pub fn start(config: &Config) -> Result<Node, StartError> {
-    refuse_unsupported(config)?;
-    octopus_runtime::preflight()?;
+///
+/// - `seed`: the same for all shards; decides where topics and clients are at home.
+pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let limits = config.limits.clone();
     let cluster = !config.broker.group.is_empty();
     let storage = config.broker.storage;
@@ -75,11 +84,20 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
             recorded,
         })
     };
-    Ok(octopus_runtime::start(&node_config(config)?, make)?)
+    let node_config = octopus_runtime::NodeConfig { seed: Some(seed), ..node_config(config)? };
+    Ok(octopus_runtime::start(&node_config, make)?)
 }
 
 /// Refuses what would be accepted and not done.
 fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
+    if !config.redis.cluster.nodes.is_empty() {
+        let key = "redis.cluster.nodes".to_owned();
+        return Err(StartError::NotSupported {
+            key,
+            value: "a Redis Cluster",
+            supported: "redis.host or redis.sentinel",
+        });
+    }
     let in_redis = config.broker.storage.named().into_iter().find(|(_, s)| *s == Storage::Redis);
     if let Some((kind, _)) = in_redis.filter(|_| config.broker.group.is_empty()) {
         let key = format!("broker.storage.{kind}");

@@ -13,7 +13,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -127,6 +130,7 @@ struct Inner {
     view: watch::Sender<View>,
     /// Until when our own lease holds for certain, by our clock.
     lease_until: watch::Sender<Option<Instant>>,
+    has_left: AtomicBool,
 }
 
 impl Members {
@@ -140,12 +144,18 @@ impl Members {
             lease,
             view: watch::Sender::new(View::default()),
             lease_until: watch::Sender::new(None),
+            has_left: AtomicBool::new(false),
         }))
     }
 
     /// This node's id.
     pub fn id(&self) -> &str {
         &self.0.id
+    }
+
+    /// This node's epoch; 0 before it had a lease.
+    pub fn epoch(&self) -> u64 {
+        self.0.view.borrow().epoch
     }
 
     /// The group as last seen, to watch.
@@ -189,6 +199,9 @@ impl Members {
     /// new epoch; all that was told the group is to be told again.
     pub async fn refresh(&self) -> Result<bool, LinkError> {
         let inner = &*self.0;
+        if inner.has_left.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let asked = Instant::now();
         let node = inner.keys.node(&inner.id);
         let prefix = inner.keys.node("");
@@ -219,6 +232,7 @@ impl Members {
     /// Gives the lease back, so that the others need not wait for its end.
     pub async fn leave(&self) -> Result<(), LinkError> {
         let inner = &*self.0;
+        inner.has_left.store(true, Ordering::Relaxed);
         inner.lease_until.send_replace(None);
         self.see(|view| view.is_member = false);
         let script = Script::new(RELEASE);

@@ -51,7 +51,7 @@ impl Work {
         }
     }
 
-    async fn compare(&self, place: Option<&str>) -> Option<Catch> {
+    pub(super) async fn compare(&self, place: Option<&str>) -> Option<Catch> {
         let mut info = redis::cmd("XINFO");
         info.arg("STREAM").arg(self.keys.retained_log());
         let info: HashMap<String, Value> = match self.link.command(&info).await {

@@ -4,7 +4,11 @@
 //! batch, which the bridge gives back when the shards have taken the batch: a slow shard stops
 //! the reading, not the bridge.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use redis::{Pipeline, Value};
@@ -69,6 +73,8 @@ pub enum Op {
         frame: Bytes,
         how: How,
         receipt: Option<u64>,
+        /// When its publisher is told that it was not in time.
+        deadline: Instant,
     },
     /// Lost with the link; all interest is told anew when it is back.
     Interest {

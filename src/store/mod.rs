@@ -41,7 +41,10 @@ use tokio::{
 };
 
 use self::redis::{Batch, Orphan, Redis, Wish};
-use crate::bridge::link::Link;
+use crate::{
+    bridge::link::Link,
+    config::{Config, WhenAway},
+};
 
 /// Operations in one step of Redis; others wait for it.
 const BATCH_COUNT_MAX: usize = 512;
@@ -71,6 +74,19 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// - `incarnation`: as the node's lease has it.
+    /// - `seed`: as the shards have it.
+    pub fn new(config: &Config, incarnation: u64, shards: u16, seed: u64) -> Self {
+        Self {
+            group: config.broker.group.clone(),
+            owner: format!("{}:{incarnation:016x}", config.broker.id),
+            takeover_timeout: config.cluster.takeover_timeout,
+            degrades: config.cluster.when_redis_is_away == WhenAway::Degrade,
+            shards,
+            seed,
+        }
+    }
+
     /// How long after its last look a node's sessions are still its own.
     pub fn fence_after(&self) -> Duration {
         self.takeover_timeout * 3 / 4

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use octopus_mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
-use crate::envelope::{Envelope, Peer, ReceiptId, SessionRef};
-use crate::event::{ConnectionId, Instant, Output};
+use crate::envelope::{Envelope, ReceiptId, SessionRef};
+use crate::event::{ConnectionId, Instant};
 use crate::message::Message;
 use crate::session::{Extra, Inflight, Queued, Sent, Session};
 use crate::shard::Shard;
@@ -175,6 +175,8 @@ pub(crate) enum Promise {
     Reply { connection: ConnectionId, kind: AckKind, packet_id: PacketId, reason: ReasonCode },
     /// What the publisher's acknowledgement waits for.
     Confirm(ReceiptId),
+    /// The hub's fence: it may throw away what came before.
+    Fenced { barrier: u64 },
     /// The first PUBLISH of a QoS 2 message: its identifier must be known to whoever may have
     /// to send it again.
     Publish { session: SessionRef, packet_id: PacketId },
@@ -242,7 +244,7 @@ impl Shard {
 
     pub(crate) fn send_op(&mut self, op: RecordOp) {
         self.recorder.sent += 1;
-        self.push(Output::Send { to: Peer::Hub, envelope: Envelope::Record(Box::new(op)) });
+        self.send_hub(Envelope::Record(Box::new(op)));
     }
 
     /// Keeps the promise now if all that was told to the hub is safe, else when it is.
@@ -275,6 +277,7 @@ impl Shard {
                 self.write_reply(connection, kind, packet_id, reason);
             }
             Promise::Confirm(receipt) => self.confirmed(receipt, None),
+            Promise::Fenced { barrier } => self.send_hub(Envelope::Fenced { barrier }),
             Promise::Publish { session, packet_id } => self.publish_held(session, packet_id),
         }
     }

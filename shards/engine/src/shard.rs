@@ -10,7 +10,7 @@ use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, f
 
 use crate::barrier::Barriers;
 use crate::connection::{Connection, Connections, Pause, Phase};
-use crate::durable::{Recorded, Recorder};
+use crate::durable::{Promise, Recorded, Recorder};
 use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
 use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
 use crate::group::Groups;
@@ -560,6 +560,8 @@ impl Shard {
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
             }
+            // What came before is taken in when it is also safe.
+            (Envelope::Fence { barrier }, Peer::Hub) => self.promise(Promise::Fenced { barrier }),
             (Envelope::Fence { barrier }, peer) => {
                 self.push(Output::Send { to: peer, envelope: Envelope::Fenced { barrier } });
             }
