@@ -221,6 +221,7 @@ fn put_item(writer: &mut Writer, item: &DeliveryItem) {
     writer.u8(message.retain().into());
     writer.moment(message.expires_at());
     writer.u64(message.publisher());
+    writer.u64(message.id());
 }
 
 fn take_item(reader: &mut Reader<'_>) -> Option<DeliveryItem> {
@@ -239,6 +240,7 @@ fn take_item(reader: &mut Reader<'_>) -> Option<DeliveryItem> {
         expires_at: reader.moment()?,
         received_at: reader.clock.now,
         publisher: reader.u64()?,
+        id: reader.u64()?,
     });
     let group = (!group.is_empty()).then(|| group.into());
     Some(DeliveryItem { message, qos, retain, subscription_ids, group })
@@ -270,6 +272,7 @@ pub(super) fn decode_state(bytes: &[u8]) -> Option<DeliveryState> {
 pub(super) fn encode_session(record: &SessionRecord, clock: Clock) -> Vec<u8> {
     let mut writer = Writer::new(clock);
     writer.u32(record.expiry_s);
+    writer.u8(record.is_passed.into());
     writer.moment(record.ends_at);
     writer.moment(record.will_at);
     let will = record.will.as_ref().map(|will| encode_will(will, clock));
@@ -296,6 +299,7 @@ pub(super) fn decode_session(bytes: &[u8], clock: Clock) -> Option<SessionRecord
     let mut reader = Reader::new(bytes, clock)?;
     let mut record = SessionRecord {
         expiry_s: reader.u32()?,
+        is_passed: reader.u8()? != 0,
         ends_at: reader.moment()?,
         will_at: reader.moment()?,
         ..SessionRecord::default()
@@ -360,6 +364,7 @@ mod tests {
         };
         SessionRecord {
             expiry_s: 100,
+            is_passed: true,
             ends_at: Some(clock.now.after(Duration::from_secs(50))),
             will: Some(Box::new(will)),
             will_at: None,

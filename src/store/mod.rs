@@ -121,12 +121,17 @@ struct Shared {
     waiting: Mutex<HashMap<Box<str>, Arc<Notify>>>,
     /// Another node wants something.
     called: Notify,
+    /// Clients whose claim was not answered yet, and how many claims.
+    claiming: Mutex<HashMap<Box<str>, usize>>,
+    /// Sessions to which something was passed on.
+    passes: mpsc::UnboundedSender<Box<str>>,
 }
 
 /// Starts the store; wait for the task after the last [`Store`] is gone, so that what was told
 /// last is written.
 pub fn start(settings: Settings, link: Link, shards: HubSender) -> (Store, JoinHandle<()>) {
     let redis = Redis::new(link.clone(), &settings.group, &settings.owner, shards.clone());
+    let (passes, passes_out) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         settings,
         link,
@@ -134,12 +139,15 @@ pub fn start(settings: Settings, link: Link, shards: HubSender) -> (Store, JoinH
         shards,
         waiting: Mutex::default(),
         called: Notify::new(),
+        claiming: Mutex::default(),
+        passes,
     });
     let (sender, inbox) = mpsc::unbounded_channel();
     let helpers = [
         tokio::spawn(tend(Arc::clone(&shared))),
         tokio::spawn(listen(Arc::clone(&shared))),
         tokio::spawn(adopt(Arc::clone(&shared))),
+        tokio::spawn(pass(Arc::clone(&shared), passes_out)),
     ];
     let writer = Writer { shared, inbox, backlog: VecDeque::new(), counts: HashMap::new() };
     let task = tokio::spawn(async move {
@@ -179,14 +187,40 @@ impl Shared {
             redis::Claimed::Taken { epoch, record } => (epoch, record),
             redis::Claimed::Held(_) => return,
         };
+        let is_passed = record.as_ref().is_some_and(|record| record.is_passed);
         let (connection, client_id) = (claim.connection, claim.client_id.clone());
         let claimed = Claimed { connection, client_id, epoch, record };
         self.shards.send(shard, vec![Envelope::Claimed(Box::new(claimed))]);
+        self.end_claim(&claim.client_id);
+        if is_passed {
+            // The task that takes it ends with the store.
+            let _ = self.passes.send(claim.client_id.clone());
+        }
+    }
+
+    fn begin_claim(&self, client_id: &str) {
+        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        *claiming.entry(client_id.into()).or_default() += 1;
+    }
+
+    fn end_claim(&self, client_id: &str) {
+        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = claiming.get_mut(client_id) else { return };
+        *count -= 1;
+        if *count == 0 {
+            claiming.remove(client_id);
+        }
+    }
+
+    fn is_claiming(&self, client_id: &str) -> bool {
+        let claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        claiming.contains_key(client_id)
     }
 
     fn refuse(&self, shard: ShardId, claim: &Claim, reason: ReasonCode) {
         let connection = claim.connection;
         self.shards.send(shard, vec![Envelope::ClaimRefused { connection, reason }]);
+        self.end_claim(&claim.client_id);
     }
 
     /// Answers a claim while Redis is away.
@@ -241,6 +275,11 @@ impl Writer {
                     taken.push(asked);
                 }
                 is_open = !self.inbox.is_closed();
+            }
+            for (_, asked) in &taken {
+                if let Asked::Claim(claim) = asked {
+                    self.shared.begin_claim(&claim.client_id);
+                }
             }
             self.backlog.extend(taken);
             if !is_open && *ends_by.get_or_insert(Instant::now() + LAST_WRITES) < Instant::now() {
@@ -413,13 +452,32 @@ async fn listen(shared: Arc<Shared>) {
         if let Ok(mut subscription) = shared.link.subscribe(&[&channel]).await {
             shared.called.notify_one();
             while let Some((_, call)) = subscription.next().await {
-                match std::str::from_utf8(&call).ok().and_then(|call| call.strip_prefix("freed ")) {
-                    Some(client_id) => shared.freed(client_id),
-                    None => shared.called.notify_one(),
+                match String::from_utf8_lossy(&call).split_once(' ') {
+                    Some(("freed", client_id)) => shared.freed(client_id),
+                    Some(("pass", client_id)) => drop(shared.passes.send(client_id.into())),
+                    _ => shared.called.notify_one(),
                 }
             }
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// Hands sessions what their old nodes passed on, in order. What is passed on while a claim is
+/// under way is looked for when that is answered.
+async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Box<str>>) {
+    while let Some(client_id) = passes.recv().await {
+        if shared.is_claiming(&client_id) {
+            continue;
+        }
+        match shared.redis.passed(&client_id).await {
+            Ok(items) if items.is_empty() => {}
+            Ok(items) => {
+                let envelope = Envelope::Pass { client_id: client_id.clone(), items };
+                shared.send_home(&client_id, envelope);
+            }
+            Err(error) => tracing::warn!(%client_id, %error, "what was passed on waits in Redis"),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The store in Redis: batches of operations, claims, adoption. What each key holds is in
 //! `scripts`; what a crash may lose is in `store`.
 
-use octopus_engine::{Change, DeliveryRecord, DeliveryState, Grant, RecordOp, SessionRecord};
+use octopus_engine::{
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, Grant, RecordOp, SessionRecord,
+};
 use octopus_mqtt::{PacketId, QoS};
 use octopus_runtime::HubSender;
 use redis::{FromRedisValue, Script, Value};
@@ -49,6 +51,7 @@ pub(super) struct Redis {
     tend: Script,
     adopt: Script,
     gone: Script,
+    passed: Script,
 }
 
 /// Operations to be carried out in one step, in order.
@@ -103,6 +106,7 @@ impl Batch {
             Change::Published { .. } => b'P',
             Change::Released { .. } => b'R',
             Change::Done { .. } => b'D',
+            Change::Passed { .. } => b'F',
             Change::Incoming { .. } => b'I',
             Change::IncomingReleased { .. } => b'J',
         };
@@ -138,6 +142,10 @@ impl Batch {
                 self.args.push(codec::encode_state(DeliveryState::Released(*packet_id)));
             }
             Change::Done { serial } => self.text(serial),
+            Change::Passed { item } => {
+                let item = item.as_ref().map(|item| codec::encode_item(item, clock));
+                self.args.push(item.unwrap_or_default());
+            }
             Change::Incoming { packet_id } | Change::IncomingReleased { packet_id } => {
                 self.text(packet_id.get());
             }
@@ -168,6 +176,7 @@ impl Redis {
             tend: Script::new(&scripts::tend()),
             adopt: Script::new(&scripts::adopt()),
             gone: Script::new(&scripts::gone()),
+            passed: Script::new(&scripts::passed()),
         }
     }
 
@@ -218,6 +227,22 @@ impl Redis {
         call.arg(&self.prefix).arg(&self.me);
         let (is_live, entries): (u8, Vec<Vec<u8>>) = self.link.script(&call).await?;
         Ok((is_live == 1, entries.iter().filter_map(|entry| wish(entry)).collect()))
+    }
+
+    /// What was passed on to a session since it was last asked; `None` is the end of it.
+    pub(super) async fn passed(
+        &self,
+        client_id: &str,
+    ) -> Result<Vec<Option<DeliveryItem>>, LinkError> {
+        let mut call = self.passed.prepare_invoke();
+        call.arg(&self.prefix).arg(&self.me).arg(client_id);
+        let items: Vec<Vec<u8>> = self.link.script(&call).await?;
+        let clock = self.clock();
+        let read = |item: Vec<u8>| match item.is_empty() {
+            true => Some(None),
+            false => codec::decode_item(&item, clock).map(Some),
+        };
+        Ok(items.into_iter().filter_map(read).collect())
     }
 
     /// Owners that are gone.

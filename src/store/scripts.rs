@@ -12,7 +12,8 @@
 //! | `V2:OWNERS` | set | everybody who ever owned and was not yet adopted |
 //! | `V2:OWNED:<owner>` | set | clients |
 //! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already |
-//! | `V2:STORE:<owner>` | channel | `evict`, or `freed <client>` |
+//! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
+//! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>` or `pass <client>` |
 //!
 //! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
 //! while its client is connected: then its owner, or whoever adopts it, ends it.
@@ -90,6 +91,16 @@ while at < #ARGV do
     end
   else
     local ours = owner == me and held[2] == epoch
+    if op == 'F' then
+      -- The session is another's, and so it should be.
+      local item, list = take(), prefix .. 'V2:PASS:' .. client
+      ours = true
+      redis.call('RPUSH', list, item)
+      redis.call('PEXPIRE', list, 60000)
+      if owner and owner ~= '-' then
+        redis.call('PUBLISH', prefix .. 'V2:STORE:' .. owner, 'pass ' .. client)
+      end
+    end
     if op == 'O' then
       local expiry, will = take(), take()
       ours = ours or not owner
@@ -196,6 +207,15 @@ for _, client in ipairs(back) do redis.call('SADD', owned, client) end
 if redis.call('SCARD', owned) == 0 then redis.call('SREM', prefix .. 'V2:OWNERS', owner) end
 return answer";
 
+/// What was passed on to a session, for its owner and nobody else. ARGV: client.
+const PASSED: &str = r"
+local client = take()
+if redis.call('HGET', prefix .. 'SESSION:' .. client, 'owner') ~= me then return {} end
+local list = prefix .. 'V2:PASS:' .. client
+local items = redis.call('LRANGE', list, 0, -1)
+redis.call('DEL', list)
+return items";
+
 /// Of all owners, those that are not live.
 const GONE: &str = r"
 local gone = {}
@@ -214,6 +234,10 @@ pub(super) fn tend() -> String {
 
 pub(super) fn adopt() -> String {
     format!("{COMMON}{ADOPT}")
+}
+
+pub(super) fn passed() -> String {
+    format!("{COMMON}{PASSED}")
 }
 
 pub(super) fn gone() -> String {

@@ -47,6 +47,8 @@ pub struct SessionRecord {
     pub subscriptions: Vec<(Box<str>, Grant)>,
     /// In the order of sending: in flight first, then queued.
     pub deliveries: Vec<DeliveryRecord>,
+    /// Its old node goes on passing messages to it for a while.
+    pub is_passed: bool,
     /// QoS 2 identifiers received and not released.
     pub incoming: Vec<PacketId>,
     pub last_packet_id: u16,
@@ -135,6 +137,10 @@ pub enum Change {
     /// The delivery is over.
     Done {
         serial: u32,
+    },
+    /// A message for a session that is another node's now; `None`: there are no more.
+    Passed {
+        item: Option<DeliveryItem>,
     },
     /// A QoS 2 identifier of the client's was received, and released.
     Incoming {
@@ -228,8 +234,14 @@ impl Shard {
             return;
         }
         let is_promised = matches!(change, Change::Queued { .. } | Change::Incoming { .. });
-        self.send_op(RecordOp { client_id, epoch, change });
-        if is_promised && let Some(receipt) = self.confirmation() {
+        let op = RecordOp { client_id, epoch, change };
+        if is_promised { self.send_promised(op) } else { self.send_op(op) }
+    }
+
+    /// Tells the hub what the acknowledgement of the message being routed waits for.
+    pub(crate) fn send_promised(&mut self, op: RecordOp) {
+        self.send_op(op);
+        if let Some(receipt) = self.confirmation() {
             self.recorder.waiting.push_back((self.recorder.sent, Promise::Confirm(receipt)));
         }
     }
@@ -284,10 +296,13 @@ impl Shard {
 
     // --- as a whole ---
 
-    /// Takes a session off this shard without ending it: no will, nothing of it remains here.
+    /// Takes a session off this shard without ending it: no will. What it still gets is passed
+    /// on for a while.
     pub(crate) fn export(&mut self, id: SessionId) -> Option<Box<SessionRecord>> {
-        let record = self.snapshot(id)?;
-        self.forget_session(id);
+        let mut record = self.snapshot(id)?;
+        record.is_passed = true;
+        self.empty_session(id);
+        self.begin_passing(id);
         Some(Box::new(record))
     }
 
@@ -337,6 +352,7 @@ impl Shard {
         session.ends_at = record.ends_at;
         session.will = record.will;
         session.will_at = record.will_at;
+        let is_passed = record.is_passed;
         let owed = record.deliveries.len();
         if owed > 0 || !record.incoming.is_empty() || record.last_packet_id > 0 {
             let deliveries = session.deliveries();
@@ -362,6 +378,9 @@ impl Shard {
         }
         for (filter, grant) in record.subscriptions {
             self.restore_subscription(id, &filter, grant);
+        }
+        if is_passed {
+            self.begin_arriving(id.id);
         }
         id.id
     }

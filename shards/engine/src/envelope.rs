@@ -5,7 +5,7 @@ use std::sync::Arc;
 use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
-use crate::durable::{RecordOp, SessionRecord};
+use crate::durable::{DeliveryItem, RecordOp, SessionRecord};
 use crate::event::{ConnectionId, Instant, Remote};
 use crate::interest::PeerSet;
 use crate::message::Message;
@@ -89,6 +89,11 @@ pub enum Envelope {
     Surrendered(Box<Surrendered>),
     /// Hub to the home shard: keep this session; its node is gone.
     Adopt(Box<Adopted>),
+    /// Hub to the home shard: what the session's old node got for it since; `None` is the end.
+    Pass {
+        client_id: Box<str>,
+        items: Vec<Option<DeliveryItem>>,
+    },
     /// Hub to the home shard: ownership up to this epoch was lost; forget the session.
     Disown {
         client_id: Box<str>,

@@ -20,6 +20,7 @@ mod event;
 mod filter_index;
 mod group;
 mod handle;
+mod handover;
 mod interest;
 mod limits;
 mod message;

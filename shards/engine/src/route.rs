@@ -180,6 +180,9 @@ impl Shard {
         if parcel.retain {
             self.note_newer(id, parcel.topic);
         }
+        if self.config.cluster && self.take_moving(id, parcel, qos, retain, extra.as_deref()) {
+            return;
+        }
         match self.way(id, qos, parcel.size()) {
             Way::Drop(reason) => self.drop_for(id, reason, parcel),
             Way::Queue => {

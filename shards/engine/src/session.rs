@@ -12,6 +12,7 @@ use octopus_mqtt::{PacketId, QoS};
 
 use crate::envelope::SessionRef;
 use crate::event::{ConnectionId, Instant};
+use crate::handover::Moving;
 use crate::message::Message;
 use crate::subscriptions::{FilterId, Grant, SessionId};
 use crate::will::Will;
@@ -31,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) epoch: u64,
     /// Its changes are told to the hub.
     pub(crate) is_recorded: bool,
+    /// It came from another node, or went to one, a moment ago.
+    pub(crate) moving: Option<Box<Moving>>,
     /// While away: when the session ends.
     pub(crate) ends_at: Option<Instant>,
     /// While away: when the will is sent.
@@ -129,6 +132,7 @@ impl Session {
             connection: None,
             epoch: 0,
             is_recorded: false,
+            moving: None,
             expiry_s: 0,
             ends_at: None,
             will_at: None,
@@ -319,6 +323,15 @@ impl Sessions {
         };
         by_client.insert_unique(hash, slot, hash_at);
         slots[slot as usize].as_mut().expect("it was put there above")
+    }
+
+    /// Takes the name off a session: nobody finds it by its client any more.
+    pub(crate) fn unlink(&mut self, id: SessionId) {
+        let Some(session) = self.get(id) else { return };
+        let hash = self.hash(&session.client_id);
+        if let Ok(entry) = self.by_client.find_entry(hash, |&slot| slot == id.0) {
+            entry.remove();
+        }
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<Box<Session>> {

@@ -100,6 +100,8 @@ pub(crate) enum Timer {
     Linger(ConnectionId),
     SessionEnd(SessionRef),
     Will(SessionRef),
+    /// A session that moves has had its time.
+    Handover(SessionRef),
     /// Go on with a retained replay that used up its share of a turn.
     Replay(SessionRef),
 }
@@ -507,6 +509,7 @@ impl Shard {
             }
             Timer::SessionEnd(session) => self.session_end_due(session),
             Timer::Will(session) => self.will_due(session),
+            Timer::Handover(session) => self.handover_due(session),
             Timer::Replay(session) => self.pump(session.id),
         }
     }
@@ -579,6 +582,7 @@ impl Shard {
             (Envelope::Adopt(adopted), Peer::Hub) => {
                 self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
             }
+            (Envelope::Pass { client_id, items }, Peer::Hub) => self.passed_on(&client_id, items),
             (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
             (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),

@@ -122,7 +122,11 @@ impl Shard {
                 self.stats.takeovers += 1;
                 self.refuse(connection, Refusal::TakenOver);
             }
-            record = self.sessions.find(&client_id).and_then(|id| self.export(id));
+            let left = self.sessions.find(&client_id);
+            if left.is_some_and(|id| self.evict_later(id, epoch)) {
+                return;
+            }
+            record = left.and_then(|id| self.export(id));
         }
         let surrendered = Surrendered { client_id, epoch, record };
         let envelope = Envelope::Surrendered(Box::new(surrendered));

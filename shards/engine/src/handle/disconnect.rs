@@ -10,6 +10,7 @@ use crate::connection::{Phase, discards_will};
 use crate::durable::Change;
 use crate::envelope::{GroupEvent, Presence, SessionRef};
 use crate::event::{ConnectionId, DisconnectReason, Notice};
+use crate::handover::Moving;
 use crate::message::Dropped;
 use crate::refusal::Refusal;
 use crate::route::Origin;
@@ -220,6 +221,9 @@ impl Shard {
         let id = found.id;
         let filters = std::mem::take(&mut found.subscriptions);
         let deliveries = found.take_deliveries();
+        if let Some(Moving::Arriving { held, .. }) = found.moving.take().as_deref() {
+            held.iter().for_each(|_| self.stats.ledger.give_up(Dropped::SessionEnded));
+        }
         if let Some(found) = self.sessions.get(session) {
             self.record_end(found.epoch, found.client_id.clone());
         }
@@ -241,22 +245,30 @@ impl Shard {
     /// Takes a session off this shard without its will or its end: it goes on elsewhere.
     pub(crate) fn forget_session(&mut self, session: SessionId) {
         let Some(found) = self.sessions.get_mut(session) else { return };
-        let id = found.id;
         let filters = std::mem::take(&mut found.subscriptions);
-        let deliveries = found.take_deliveries();
+        let moving = found.moving.take();
         for filter in filters {
             self.withdraw(filter, Subscriber::Session(session));
         }
-        if let Some(deliveries) = deliveries {
-            let member = self.member(id);
-            for shared in &deliveries.shared {
-                self.tell_group(&shared.key, GroupEvent::Leave { member });
-            }
-            for _ in 0..deliveries.owed_count() {
-                self.stats.ledger.unqueue();
-            }
+        if let Some(Moving::Arriving { held, .. }) = moving.as_deref() {
+            held.iter().for_each(|_| self.stats.ledger.unqueue());
         }
+        self.empty_session(session);
         self.sessions.remove(session);
+    }
+
+    /// Takes messages and shared groups off a session that goes on elsewhere.
+    pub(crate) fn empty_session(&mut self, session: SessionId) {
+        let Some(found) = self.sessions.get_mut(session) else { return };
+        let id = found.id;
+        let Some(deliveries) = found.take_deliveries() else { return };
+        let member = self.member(id);
+        for shared in &deliveries.shared {
+            self.tell_group(&shared.key, GroupEvent::Leave { member });
+        }
+        for _ in 0..deliveries.owed_count() {
+            self.stats.ledger.unqueue();
+        }
     }
 
     pub(crate) fn capped_expiry(&self, expiry_s: u32) -> u32 {

@@ -61,6 +61,9 @@ impl Shard {
             publisher,
             self.now,
         );
+        if is_receipted {
+            parcel.id = self.random.next();
+        }
         let reason = if is_allowed {
             if publish.retain {
                 self.retain_everywhere(parcel.message().clone());
