@@ -145,7 +145,7 @@ impl Shard {
         }
         if found.expiry_s != NEVER {
             let ends_after = Duration::from_secs(found.expiry_s.into());
-            let ends_at = *found.ends_at.get_or_insert(now.after(ends_after));
+            let ends_at = *found.ends_at.get_or_insert_with(|| now.after(ends_after));
             self.timers.arm(ends_at, Timer::SessionEnd(id));
         }
         match found.will.as_ref().map(|will| will.delay_s) {
@@ -153,7 +153,7 @@ impl Shard {
             Some(0) => self.send_will(session),
             Some(delay_s) => {
                 let due_after = Duration::from_secs(delay_s.into());
-                let will_at = *found.will_at.get_or_insert(now.after(due_after));
+                let will_at = *found.will_at.get_or_insert_with(|| now.after(due_after));
                 self.timers.arm(will_at, Timer::Will(id));
             }
         }
