@@ -12,4 +12,5 @@ pub mod hub;
 pub mod log;
 pub mod node;
 pub mod signals;
+pub mod stats;
 pub mod store;

@@ -13,15 +13,18 @@ use std::{
 use octopus::{
     bridge::{
         Bridge, Joined,
+        keys::Keys,
+        link::Link,
         members::{JoinError, Members},
     },
     cli::{self, Command, Invocation},
     config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
-    hub::{self, BridgeSender},
+    hub::{self, BridgeSender, Hub},
     log,
     node::{self, Node, ShardFailed, StartError},
     signals::Signals,
+    stats::GroupStats,
     store,
 };
 use octopus_mqtt::ReasonCode;
@@ -85,13 +88,14 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
             let settings = store::Settings::new(config, incarnation, node.shards(), seed);
             store::start(settings, joined.link().clone(), handle.sender())
         });
-        let (members, bridge) = start_bridge(joined, &handle, node.shards(), seed);
-        let (_hub, mut hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
+        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (hub, mut hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
         let (store, last_writes) = store.unzip();
         if let Some(store) = store {
             hub_task.set_store(store);
         }
         let hub_task = tokio::spawn(hub_task.run());
+        let members = group.map(|group| start_stats(group, hub, config.stats.interval));
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
         let outcome = run_until_stopped(node, signals).await;
         if let Some(last_writes) = last_writes {
@@ -108,6 +112,13 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     outcome
 }
 
+/// The group this node is in.
+struct Group {
+    link: Link,
+    keys: Keys,
+    members: Members,
+}
+
 /// Takes this node's place in its group, if it has one.
 async fn join_group(config: &Config, incarnation: u64) -> Result<Option<Joined>, Fatal> {
     if config.broker.group.is_empty() {
@@ -122,13 +133,25 @@ fn start_bridge(
     handle: &HubHandle,
     shards: u16,
     seed: u64,
-) -> (Option<Members>, Option<BridgeSender>) {
+) -> (Option<Group>, Option<BridgeSender>) {
     let Some(joined) = joined else { return (None, None) };
-    let members = joined.members().clone();
+    let group = Group {
+        link: joined.link().clone(),
+        keys: joined.keys().clone(),
+        members: joined.members().clone(),
+    };
     let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
     let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
     tokio::spawn(bridge.run());
-    (Some(members), Some(sender))
+    (Some(group), Some(sender))
+}
+
+/// Starts what writes the group's counters.
+fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
+    let Group { link, keys, members } = group;
+    let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
+    tokio::spawn(stats.run());
+    members
 }
 
 /// Gives the lease back, so that the group knows at once.

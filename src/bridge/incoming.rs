@@ -1,7 +1,10 @@
 //! What the bridge takes in from Redis: the group's nodes and what they want, their messages,
 //! and the log of retained messages.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use octopus_engine::{
@@ -12,10 +15,11 @@ use octopus_engine::{
 use super::{
     compat,
     link::LinkState,
+    members::View,
     outbox::Lane,
     retained::Catch,
     rules::Entry,
-    run::{Bridge, Node},
+    run::{Bridge, Node, Told},
     wire::{self, Control, Record},
     work::{Event, How, Op},
 };
@@ -48,23 +52,20 @@ impl Bridge {
         self.link = state;
         if state.is_up() {
             self.tell_all_interest();
-            if self.place.is_some() || self.log_reader.is_none() {
-                tokio::spawn(self.work.clone().catch_up(self.place.clone()));
-            }
+            let has_overflowed = std::mem::take(&mut self.has_overflowed);
+            let place = self.place.clone().filter(|_| !has_overflowed);
+            tokio::spawn(self.work.clone().catch_up(place));
         }
     }
 
     // --- the group ---
 
     /// Compares the nodes we know with those there are.
-    fn see_group(&mut self) {
+    pub(super) fn see_group(&mut self) {
         let view = self.work.members.view().borrow().clone();
         let own = self.work.members.id().to_owned();
-        let gone: Vec<String> =
-            self.nodes.keys().filter(|name| !view.nodes.contains_key(*name)).cloned().collect();
-        // An empty list is not the end of the group but of what Redis remembers.
-        if view.nodes.contains_key(&own) {
-            gone.iter().for_each(|name| self.remove_node(name));
+        for name in self.nodes_missing_in(&view) {
+            self.remove_node(&name);
         }
         for (name, member) in view.nodes.into_iter().filter(|(name, _)| *name != own) {
             match self.nodes.get_mut(&name) {
@@ -82,6 +83,21 @@ impl Bridge {
         }
     }
 
+    /// Nodes that were not in the list for as long as a lease lasts. A shorter time may be
+    /// Redis's loss of memory and not the node's end: it has yet to say that it is there.
+    fn nodes_missing_in(&mut self, view: &View) -> Vec<String> {
+        let (now, lease) = (Instant::now(), self.config.lease);
+        let mut gone = Vec::new();
+        for (name, node) in &mut self.nodes {
+            if view.nodes.contains_key(name) {
+                node.missing_since = None;
+            } else if now - *node.missing_since.get_or_insert(now) >= lease {
+                gone.push(name.clone());
+            }
+        }
+        gone
+    }
+
     fn add_node(&mut self, name: &str, epoch: u64) {
         let index = NodeIndex(self.indexes.acquire());
         let slot = usize::from(index.0);
@@ -89,14 +105,16 @@ impl Bridge {
             self.by_index.resize(slot + 1, None);
         }
         self.by_index[slot] = Some(name.to_owned());
+        let numbers = self.numbers.get(name).copied().unwrap_or_default();
         let node = Node {
             index,
             epoch,
-            lane: Lane::new(name),
+            lane: Lane::new(name, numbers),
             known: None,
             entries: HashSet::new(),
             later: Vec::new(),
             is_loading: false,
+            missing_since: None,
         };
         self.nodes.insert(name.to_owned(), node);
         tracing::info!(node = name, epoch, "node is in the group");
@@ -107,7 +125,8 @@ impl Bridge {
         let Some(mut node) = self.nodes.remove(name) else { return };
         tracing::warn!(node = name, epoch = node.epoch, "node has left the group");
         self.drop_lane(name, &mut node);
-        self.to_all(&Envelope::NodeGone { node: node.index });
+        self.numbers.insert(name.to_owned(), node.lane.numbers());
+        self.give_all(&Envelope::NodeGone { node: node.index });
         self.by_index[usize::from(node.index.0)] = None;
         self.indexes.release(node.index.0);
         self.waiting.push_back(Op::Sweep { node: name.to_owned() });
@@ -140,22 +159,17 @@ impl Bridge {
         let later = std::mem::take(&mut node.later);
         new.into_iter().for_each(|entry| self.change(name, entry, true));
         old.into_iter().for_each(|entry| self.change(name, entry, false));
-        for (epoch, number, changes) in later {
-            self.take_changes(name, epoch, number, changes);
+        for told in later {
+            self.take_changes(name, told);
         }
     }
 
-    fn take_changes(
-        &mut self,
-        name: &str,
-        epoch: u64,
-        number: u64,
-        changes: Vec<(Box<str>, bool)>,
-    ) {
+    fn take_changes(&mut self, name: &str, told: Told) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         if node.is_loading {
-            return node.later.push((epoch, number, changes));
+            return node.later.push(told);
         }
+        let Told { epoch, number, changes } = told;
         match node.known {
             Some(known) if (epoch, number) <= known => {}
             Some((known_epoch, last)) if epoch == known_epoch && number == last + 1 => {
@@ -186,12 +200,12 @@ impl Bridge {
         }
         match entry {
             Entry::Filter(filter) => {
-                self.to_all(&Envelope::NodeInterest { node: index, filter, wanted });
+                self.give_all(&Envelope::NodeInterest { node: index, filter, wanted });
             }
             Entry::Group(key, _) => {
                 let presence = Self::group_presence(&node.entries, &key);
                 let home = key.clone();
-                self.to_home(&home, Envelope::NodeGroup { node: index, key, presence });
+                self.give_home(&home, Envelope::NodeGroup { node: index, key, presence });
             }
         }
     }
@@ -222,9 +236,10 @@ impl Bridge {
         match control {
             Control::Reload => self.load(head.origin),
             Control::Interest(changes) => {
-                self.take_changes(head.origin, head.epoch, head.first, changes);
+                let told = Told { epoch: head.epoch, number: head.first, changes };
+                self.take_changes(head.origin, told);
             }
-            Control::Kick { client, reason } => self.to_all(&Envelope::Kick { client, reason }),
+            Control::Kick { client, reason } => self.give_all(&Envelope::Kick { client, reason }),
         }
     }
 
@@ -256,12 +271,12 @@ impl Bridge {
         let Record { group, message } = record;
         if let Some(key) = group {
             let home = key.clone();
-            return self.to_home(&home, Envelope::GroupMessage { key, message });
+            return self.give_home(&home, Envelope::GroupMessage { key, message });
         }
         let mut shards = PeerSet::default();
         self.wanted.shards_for(message.topic(), &mut shards);
         for shard in shards.iter() {
-            self.to_shard(ShardId(shard), Envelope::Publish(message.clone()));
+            self.give(ShardId(shard), Envelope::Publish(message.clone()));
         }
     }
 
@@ -299,7 +314,7 @@ impl Bridge {
         }
         if !self.pending.is_pending(topic) {
             let home: Box<str> = topic.into();
-            self.to_home(&home, Envelope::RetainHere(message));
+            self.give_home(&home, Envelope::RetainHere(message));
         }
     }
 
@@ -388,7 +403,7 @@ impl Bridge {
             after,
             limit: SWEEP_COUNT,
         };
-        self.to_shard(shard, Envelope::RetainedQuery(Box::new(query)));
+        self.give(shard, Envelope::RetainedQuery(Box::new(query)));
     }
 
     pub(super) fn found_retained(&mut self, shard: ShardId, found: RetainedFound) {
@@ -400,7 +415,7 @@ impl Bridge {
                 Some(known) if known.contains(topic) || self.pending.is_pending(topic) => {}
                 Some(_) => {
                     let nothing = compat::empty(message, self.sender.now());
-                    self.to_shard(shard, Envelope::RetainHere(nothing));
+                    self.give(shard, Envelope::RetainHere(nothing));
                 }
             }
         }

@@ -78,6 +78,16 @@ impl Keys {
         self.own(&format!("STATS:{id}"))
     }
 
+    /// Hash: what of a node's counters is in the group's totals.
+    pub fn counted(&self, id: &str) -> String {
+        self.own(&format!("COUNTED:{id}"))
+    }
+
+    /// Integer: a total of the group, as the predecessor named it.
+    pub fn total(&self, name: &str) -> String {
+        format!("STATS:{}:TOTAL_{name}", self.group)
+    }
+
     /// Channel: the predecessor's messages.
     pub fn old_publish(&self) -> String {
         format!("{}:PUB:BRIDGE", self.group)

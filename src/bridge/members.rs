@@ -153,6 +153,11 @@ impl Members {
         &self.0.id
     }
 
+    /// What tells this run of the node from every other.
+    pub fn incarnation(&self) -> &str {
+        &self.0.incarnation
+    }
+
     /// This node's epoch; 0 before it had a lease.
     pub fn epoch(&self) -> u64 {
         self.0.view.borrow().epoch

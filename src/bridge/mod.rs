@@ -1,10 +1,10 @@
 //! What crosses between the nodes of a group, through the Redis they share.
 //!
 //! Read in this order: `rules` (the promises), `wire` (what nodes write to each other),
-//! `outbox` (what waits to be written), `run` and `incoming` (the bridge itself: from the
-//! shards to Redis, from Redis to the shards), `retained` (how a node catches up), `work` (the
-//! tasks that wait for Redis), `keys`, `link` and `members` (names, the connection, the lease),
-//! `compat` (the predecessor's JSON).
+//! `outbox` (what waits to be written), `run`, `outgoing` and `incoming` (the bridge itself:
+//! from the shards to Redis, from Redis to the shards), `retained` (how a node catches up),
+//! `left` (what a dead node had not taken in), `work` (the tasks that wait for Redis), `keys`,
+//! `link` and `members` (names, the connection, the lease), `compat` (the predecessor's JSON).
 //!
 //! Promises. QoS 0 crosses at most once, by pub/sub. QoS 1 and 2 are acknowledged when they are
 //! in the inbox stream of every node that wants them, and stay there until its shards have
@@ -16,9 +16,11 @@ pub mod compat;
 pub mod counters;
 mod incoming;
 pub mod keys;
+pub mod left;
 pub mod link;
 pub mod members;
 pub mod outbox;
+mod outgoing;
 pub mod retained;
 pub mod rules;
 mod run;
@@ -117,10 +119,6 @@ impl Work {
         let mut command = redis::cmd("HGETALL");
         command.arg(self.keys.seen(self.members.id()));
         let found: HashMap<String, String> = self.link.command(&command).await?;
-        let seen = found.into_iter().filter_map(|(origin, seen)| {
-            let (epoch, last) = seen.split_once(' ')?;
-            Some((origin, Seen { epoch: epoch.parse().ok()?, last: last.parse().ok()? }))
-        });
-        Ok(seen.collect())
+        Ok(left::read_seen(found))
     }
 }

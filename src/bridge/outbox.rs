@@ -51,6 +51,13 @@ pub struct Lane {
     pub is_full: bool,
 }
 
+/// The last number of each lane to one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    fast: u64,
+    durable: u64,
+}
+
 /// How much waits. Scope: node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -71,15 +78,21 @@ impl Load {
 }
 
 impl Lane {
-    pub fn new(node: &str) -> Self {
+    /// - `numbers`: where the lanes to this node stopped when it was last in the group.
+    pub fn new(node: &str, numbers: Numbers) -> Self {
         Self {
             node: node.to_owned(),
             fast: Vec::new(),
-            fast_last: 0,
+            fast_last: numbers.fast,
             durable: VecDeque::new(),
-            durable_last: 0,
+            durable_last: numbers.durable,
             is_full: false,
         }
+    }
+
+    /// Where the numbering goes on if the node comes back: it may remember what it has seen.
+    pub fn numbers(&self) -> Numbers {
+        Numbers { fast: self.fast_last, durable: self.durable_last }
     }
 
     pub fn push_fast(&mut self, record: Bytes) {
@@ -180,7 +193,7 @@ mod tests {
     #[test]
     fn frames_are_bounded_and_keep_the_order() {
         let now = Instant::now();
-        let mut lane = Lane::new("B");
+        let mut lane = Lane::new("B", Numbers::default());
         (0..FRAME_COUNT_MAX as u64 + 1).for_each(|n| lane.push_durable(parcel(1, n, now)));
         lane.push_durable(parcel(FRAME_BYTES_MAX * 2, 999, now));
         let frames = lane.take_durable("A", 3);
@@ -191,9 +204,36 @@ mod tests {
     }
 
     #[test]
+    fn numbers_go_on_when_a_node_comes_back() {
+        let now = Instant::now();
+        let clock = wire::Clock { unix_ms: 0, now: octopus_engine::Instant(0) };
+        let mut record = Vec::new();
+        let topic = octopus_mqtt::TopicName::parse("a").expect("a topic");
+        let message = octopus_engine::Message::new(
+            topic,
+            b"",
+            octopus_mqtt::QoS::AtLeastOnce,
+            false,
+            &octopus_mqtt::MessageProperties::default(),
+            octopus_engine::Instant(0),
+        );
+        wire::put_message(&mut record, &message, None, clock);
+        let record = Bytes::from(record);
+        let mut numbers = Numbers::default();
+        for expected in [1, 2] {
+            let mut lane = Lane::new("B", numbers);
+            lane.push_durable(Parcel { record: record.clone(), receipt: None, deadline: now });
+            let frames = lane.take_durable("A", 1);
+            let (head, _) = wire::messages(&frames[0].frame, clock).expect("a frame");
+            assert_eq!(head.first, expected);
+            numbers = lane.numbers();
+        }
+    }
+
+    #[test]
     fn a_full_inbox_holds_the_durable_lane_until_its_time_is_over() {
         let now = Instant::now();
-        let mut lane = Lane::new("B");
+        let mut lane = Lane::new("B", Numbers::default());
         lane.is_full = true;
         lane.push_durable(parcel(1, 1, now));
         lane.push_durable(parcel(1, 2, now + Duration::from_secs(9)));

@@ -13,7 +13,6 @@ use octopus_engine::{
 };
 use octopus_mqtt::{QoS, ReasonCode};
 use octopus_runtime::HubSender;
-use redis::Value;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -23,11 +22,11 @@ use super::{
     Joined,
     compat::Outside,
     counters::Counters,
-    link::{LinkError, LinkState},
-    outbox::{Durable, Lane, Load, Parcel},
+    link::LinkState,
+    outbox::{Lane, Load, Numbers, Parcel},
     retained::Pending,
     rules::{Entry, Indexes, Receipts, Seen, Wanted},
-    wire::{self, Clock, Control, Head},
+    wire::{self, Clock, Control},
     work::{Event, How, Op, Work},
 };
 use crate::config::{Clustering, WhenAway};
@@ -36,6 +35,8 @@ use crate::config::{Clustering, WhenAway};
 pub(super) const READ_AHEAD: usize = 8;
 /// How often what waits is looked through for what is over.
 const TICK: Duration = Duration::from_millis(250);
+/// How long a message is kept whose publisher has its acknowledgement, or never gets one.
+const KEEP_TIME: Duration = Duration::from_secs(24 * 3600);
 /// Envelopes taken from the shards before what they led to is written.
 const TURN_COUNT: usize = 1024;
 
@@ -48,8 +49,18 @@ pub(super) struct Node {
     pub(super) known: Option<(u64, u64)>,
     pub(super) entries: HashSet<Entry>,
     /// Changes that came while its interest is being loaded.
-    pub(super) later: Vec<(u64, u64, Vec<(Box<str>, bool)>)>,
+    pub(super) later: Vec<Told>,
     pub(super) is_loading: bool,
+    /// Since when it is not in the list of nodes.
+    pub(super) missing_since: Option<Instant>,
+}
+
+/// One change of a node's interest, as it told it.
+pub(super) struct Told {
+    pub(super) epoch: u64,
+    pub(super) number: u64,
+    /// Entries as text; `true`: wanted.
+    pub(super) changes: Vec<(Box<str>, bool)>,
 }
 
 /// A batch the shards are taking in.
@@ -71,22 +82,26 @@ pub struct Bridge {
     pub(super) work: Work,
     events: mpsc::Receiver<Event>,
     from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
-    batches: mpsc::Sender<Vec<Op>>,
-    is_writing: bool,
+    pub(super) batches: mpsc::Sender<Vec<Op>>,
+    pub(super) is_writing: bool,
     pub(super) link: LinkState,
     pub(super) wanted: Wanted,
-    changes: Vec<(Entry, bool)>,
-    interest_last: u64,
+    pub(super) changes: Vec<(Entry, bool)>,
+    pub(super) interest_last: u64,
     pub(super) nodes: HashMap<String, Node>,
+    /// Of the lanes to nodes that were in the group.
+    pub(super) numbers: HashMap<String, Numbers>,
     pub(super) by_index: Vec<Option<String>>,
     pub(super) indexes: Indexes,
-    receipts: Receipts,
-    load: Load,
+    pub(super) receipts: Receipts,
+    pub(super) load: Load,
     /// What is written before the lanes: what an outage left, retained messages, housekeeping.
     pub(super) waiting: VecDeque<Op>,
     pub(super) pending: Pending,
     pub(super) place: Option<String>,
-    retained_last: u64,
+    pub(super) retained_last: u64,
+    /// A change of the retained messages was given up.
+    pub(super) has_overflowed: bool,
     pub(super) fast_seen: HashMap<String, Seen>,
     pub(super) durable_seen: HashMap<String, Seen>,
     fences: VecDeque<Fence>,
@@ -100,7 +115,7 @@ pub struct Bridge {
     to_shards: Vec<Vec<Envelope>>,
     pub(super) outside: Outside,
     pub(super) counters: Counters,
-    measured_at: Instant,
+    pub(super) measured_at: Instant,
 }
 
 impl Bridge {
@@ -130,6 +145,7 @@ impl Bridge {
             changes: Vec::new(),
             interest_last: 0,
             nodes: HashMap::new(),
+            numbers: HashMap::new(),
             by_index: Vec::new(),
             indexes: Indexes::default(),
             receipts: Receipts::default(),
@@ -138,6 +154,7 @@ impl Bridge {
             pending: Pending::default(),
             place: None,
             retained_last: 0,
+            has_overflowed: false,
             fast_seen: HashMap::new(),
             durable_seen: seen,
             fences: VecDeque::new(),
@@ -267,7 +284,9 @@ impl Bridge {
             !is_degraded
         });
         let receipt = receipt.map(|receipt| self.receipts.open(receipt, copies));
-        let deadline = Instant::now() + self.config.hold_time;
+        // What nobody waits for is kept until Redis is back, as far as there is room.
+        let hold_time = if receipt.is_some() { self.config.hold_time } else { KEEP_TIME };
+        let deadline = Instant::now() + hold_time;
         for index in nodes.iter() {
             let name = self.by_index.get(usize::from(index)).and_then(Option::as_ref);
             let Some(node) = name.and_then(|name| self.nodes.get_mut(name)) else {
@@ -289,47 +308,14 @@ impl Bridge {
             || self.load.bytes >= self.config.hold_bytes_max
     }
 
-    /// Writes a change of the retained messages.
-    pub(super) fn retain(&mut self, message: &Message, how: How, receipt: Option<ReceiptId>) {
-        let topic = message.topic().as_str();
-        let how = if message.payload().is_empty() { How::Delete } else { how };
-        let mut record = Vec::with_capacity(64 + message.size());
-        wire::put_message(&mut record, message, None, self.clock());
-        self.retained_last += 1;
-        let head = Head {
-            origin: self.work.members.id(),
-            epoch: self.epoch(),
-            first: self.retained_last,
-            count: 1,
-        };
-        let frame = Bytes::from(wire::frame(&head, std::iter::once(&record[..])));
-        if how != How::Restore {
-            self.pending.sent(topic);
-        }
-        let is_degraded = !self.link.is_up() && self.config.when_redis_is_away == WhenAway::Degrade;
-        let receipt = match receipt {
-            Some(receipt) if is_degraded => {
-                self.counters.degraded(1);
-                self.answer(receipt, None);
-                None
-            }
-            receipt => receipt.map(|receipt| self.receipts.open(receipt, 1)),
-        };
-        self.waiting.push_back(Op::Retain {
-            topic: topic.into(),
-            frame,
-            how,
-            receipt,
-            deadline: Instant::now() + self.config.hold_time,
-        });
-    }
-
     fn fenced(&mut self, barrier: u64) {
         let Some(fence) = self.fences.iter_mut().find(|fence| fence.barrier == barrier) else {
             return;
         };
         fence.left -= 1;
-        while let Some(fence) = self.fences.pop_front_if(|fence| fence.left == 0) {
+        while self.fences.front().is_some_and(|fence| fence.left == 0)
+            && let Some(fence) = self.fences.pop_front()
+        {
             match fence.upto {
                 None => self.log_permits.add_permits(1),
                 Some(upto) => {
@@ -351,232 +337,56 @@ impl Bridge {
         self.last_barrier += 1;
         let barrier = self.last_barrier;
         self.fences.push_back(Fence { barrier, left: self.shards, upto });
-        self.to_all(&Envelope::Fence { barrier });
+        self.give_all(&Envelope::Fence { barrier });
     }
 
     // --- receipts ---
 
-    fn written(&mut self, number: Option<u64>) {
+    pub(super) fn written(&mut self, number: Option<u64>) {
         if let Some(receipt) = number.and_then(|number| self.receipts.written(number)) {
             self.answer(receipt, None);
         }
     }
 
-    fn lost(&mut self, number: Option<u64>) {
+    pub(super) fn lost(&mut self, number: Option<u64>) {
         if let Some(receipt) = number.and_then(|number| self.receipts.lost(number)) {
             self.refuse(Some(receipt));
         }
     }
 
-    fn refuse(&mut self, receipt: Option<ReceiptId>) {
+    pub(super) fn refuse(&mut self, receipt: Option<ReceiptId>) {
         self.counters.refused(1);
         if let Some(receipt) = receipt {
             self.answer(receipt, Some(ReasonCode::QuotaExceeded));
         }
     }
 
-    fn answer(&mut self, receipt: ReceiptId, refused: Option<ReasonCode>) {
+    pub(super) fn answer(&mut self, receipt: ReceiptId, refused: Option<ReasonCode>) {
         let envelope = match refused {
             None => Envelope::Accepted { receipt },
             Some(reason) => Envelope::Refused { receipt, reason },
         };
-        self.to_shard(receipt.shard, envelope);
-    }
-
-    // --- to Redis ---
-
-    /// Gives the writer all there is, if it is idle and Redis is there.
-    fn write(&mut self) {
-        if self.is_writing || !self.link.is_up() || self.epoch() == 0 {
-            return;
-        }
-        let mut ops: Vec<Op> = self.waiting.drain(..).collect();
-        ops.extend(self.interest_op());
-        let (own, epoch) = (self.work.members.id().to_owned(), self.epoch());
-        for (name, node) in &mut self.nodes {
-            let channel = self.work.keys.fast(name);
-            let fast = node.lane.take_fast(&own, epoch, &mut self.load);
-            ops.extend(
-                fast.into_iter().map(|frame| Op::Publish { channel: channel.clone(), frame }),
-            );
-            ops.extend(node.lane.take_durable(&own, epoch).into_iter().map(Op::Append));
-        }
-        if ops.is_empty() {
-            return;
-        }
-        // The channel holds one batch and the writer is idle, so there is room.
-        self.is_writing = self.batches.try_send(ops).is_ok();
-    }
-
-    fn interest_op(&mut self) -> Option<Op> {
-        if self.changes.is_empty() {
-            return None;
-        }
-        let changes = std::mem::take(&mut self.changes);
-        self.interest_last += 1;
-        let told = changes.iter().map(|(entry, wanted)| (entry.to_text().into(), *wanted));
-        let frame = self.control_frame(&Control::Interest(told.collect()));
-        Some(Op::Interest { mark: self.mark(), frame, changes })
-    }
-
-    /// Tells the group all that this node wants.
-    pub(super) fn tell_all_interest(&mut self) {
-        self.changes.clear();
-        self.interest_last += 1;
-        let entries = self.wanted.entries().collect();
-        let frame = self.control_frame(&Control::Reload);
-        self.waiting.push_back(Op::AllInterest { mark: self.mark(), frame, entries });
-    }
-
-    fn mark(&self) -> String {
-        format!("{} {}", self.epoch(), self.interest_last)
-    }
-
-    /// Tells every node something that is lost with the link.
-    fn tell(&mut self, control: &Control) {
-        let frame = self.control_frame(control);
-        let channel = self.work.keys.control();
-        self.waiting.push_back(Op::Publish { channel, frame });
-    }
-
-    fn control_frame(&self, control: &Control) -> Bytes {
-        let head = Head {
-            origin: self.work.members.id(),
-            epoch: self.epoch(),
-            first: self.interest_last,
-            count: 0,
-        };
-        wire::control(&head, control).into()
-    }
-
-    pub(super) fn on_written(&mut self, ops: Vec<Op>, result: Result<Vec<Value>, LinkError>) {
-        self.is_writing = false;
-        match result {
-            Ok(answers) => {
-                for (op, answer) in ops.into_iter().zip(answers) {
-                    self.done(op, &answer);
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "batch not written");
-                let is_interest =
-                    |op: &Op| matches!(op, Op::Interest { .. } | Op::AllInterest { .. });
-                let lost_interest = ops.iter().any(is_interest);
-                for op in ops.into_iter().rev().filter(Op::is_durable) {
-                    self.waiting.push_front(op);
-                }
-                if lost_interest {
-                    self.tell_all_interest();
-                }
-            }
-        }
-    }
-
-    fn done(&mut self, op: Op, answer: &Value) {
-        match op {
-            Op::Append(durable) => {
-                self.load.sub(durable.count, durable.bytes);
-                self.counters.sent(durable.count as u64);
-                durable.receipts.into_iter().for_each(|number| self.written(Some(number)));
-            }
-            Op::Retain { receipt, .. } => self.written(receipt),
-            Op::Measure { node } => {
-                if let (Some(node), Value::Int(len)) = (self.nodes.get_mut(&node), answer) {
-                    node.lane.is_full = *len >= i64::from(self.config.inbox_count_max);
-                }
-            }
-            Op::Publish { .. }
-            | Op::Interest { .. }
-            | Op::AllInterest { .. }
-            | Op::Trim { .. }
-            | Op::Sweep { .. } => {}
-        }
-    }
-
-    // --- time ---
-
-    fn tick(&mut self) {
-        let now = Instant::now();
-        let mut late = Vec::new();
-        for node in self.nodes.values_mut() {
-            late.extend(node.lane.expire(now));
-        }
-        for parcel in late {
-            self.load.sub(1, parcel.record.len());
-            self.lost(parcel.receipt);
-        }
-        self.expire_waiting(now);
-        if self.link.is_up() && now - self.measured_at >= Duration::from_secs(1) {
-            self.measured_at = now;
-            let names = self.nodes.keys().cloned();
-            let measures: Vec<Op> = names.map(|node| Op::Measure { node }).collect();
-            self.waiting.extend(measures);
-        }
-    }
-
-    /// Gives up what an outage left and is over by now. A retained message is still written,
-    /// because it says what is; only its publisher is told that it was not in time.
-    fn expire_waiting(&mut self, now: Instant) {
-        let mut lost = Vec::new();
-        let load = &mut self.load;
-        self.waiting.retain_mut(|op| match op {
-            Op::Append(Durable { deadline, receipts, count, bytes, .. }) if *deadline <= now => {
-                load.sub(*count, *bytes);
-                lost.append(receipts);
-                false
-            }
-            Op::Retain { receipt, deadline, .. } if *deadline <= now => {
-                lost.extend(receipt.take());
-                true
-            }
-            _ => true,
-        });
-        lost.into_iter().for_each(|number| self.lost(Some(number)));
-    }
-
-    /// A node is gone: nobody waits for what it would have got.
-    pub(super) fn drop_lane(&mut self, name: &str, node: &mut Node) {
-        let (fast, durable) = node.lane.drain();
-        for record in fast {
-            self.load.sub(1, record.len());
-        }
-        let mut numbers = Vec::new();
-        for parcel in durable {
-            self.load.sub(1, parcel.record.len());
-            self.counters.node_gone(1);
-            numbers.extend(parcel.receipt);
-        }
-        let load = &mut self.load;
-        self.waiting.retain_mut(|op| match op {
-            Op::Append(durable) if durable.node == name => {
-                load.sub(durable.count, durable.bytes);
-                numbers.append(&mut durable.receipts);
-                false
-            }
-            Op::Measure { node } => node != name,
-            _ => true,
-        });
-        numbers.into_iter().for_each(|number| self.written(Some(number)));
+        self.give(receipt.shard, envelope);
     }
 
     // --- to the shards ---
 
-    pub(super) fn to_shard(&mut self, shard: ShardId, envelope: Envelope) {
+    pub(super) fn give(&mut self, shard: ShardId, envelope: Envelope) {
         if let Some(envelopes) = self.to_shards.get_mut(usize::from(shard.0)) {
             envelopes.push(envelope);
         }
     }
 
-    pub(super) fn to_all(&mut self, envelope: &Envelope) {
+    pub(super) fn give_all(&mut self, envelope: &Envelope) {
         for envelopes in &mut self.to_shards {
             envelopes.push(envelope.clone());
         }
     }
 
     /// To the home shard of a shared group or a topic.
-    pub(super) fn to_home(&mut self, key: &str, envelope: Envelope) {
+    pub(super) fn give_home(&mut self, key: &str, envelope: Envelope) {
         let home = home_shard(key, self.shards, self.seed);
-        self.to_shard(home, envelope);
+        self.give(home, envelope);
     }
 
     fn hand_over(&mut self) {

@@ -27,6 +27,8 @@ use super::{
 const READ_COUNT: usize = 128;
 /// How long one read waits for entries.
 const READ_BLOCK_MS: u64 = 1000;
+/// How long a read may take, its waiting included.
+const READ_MAX: Duration = Duration::from_secs(3);
 /// After an error that is not the link's, before the next attempt.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -289,7 +291,19 @@ impl Work {
             if self.events.send(Event::Listening).await.is_err() {
                 return;
             }
-            while let Some((channel, payload)) = subscription.next().await {
+            // A connection that died without a word is not noticed by listening; that the link
+            // was made anew is.
+            let mut state = self.link.state();
+            state.mark_unchanged();
+            loop {
+                let heard = tokio::select! {
+                    heard = subscription.next() => heard,
+                    changed = state.changed() => match changed {
+                        Ok(()) => None,
+                        Err(_) => return,
+                    },
+                };
+                let Some((channel, payload)) = heard else { break };
                 if self.events.send(Event::Heard { channel, payload }).await.is_err() {
                     return;
                 }
@@ -315,8 +329,9 @@ impl Work {
                 let mut command = redis::cmd("XREAD");
                 command.arg("COUNT").arg(READ_COUNT).arg("BLOCK").arg(READ_BLOCK_MS);
                 command.arg("STREAMS").arg(&stream).arg(&after);
-                let answer: Result<Value, _> = command.query_async(&mut connection).await;
-                let Ok(answer) = answer else { break };
+                let answer = command.query_async::<Value>(&mut connection);
+                // Without an answer in all that time the connection is dead.
+                let Ok(Ok(answer)) = tokio::time::timeout(READ_MAX, answer).await else { break };
                 let entries = entries_of(answer);
                 let Some((last, _)) = entries.last() else { continue };
                 after.clone_from(last);
@@ -369,7 +384,7 @@ end";
 }
 
 /// The entry id right behind this one.
-fn next_id(id: &str) -> String {
+pub(super) fn next_id(id: &str) -> String {
     match id.split_once('-') {
         Some((ms, number)) => {
             let number: u64 = number.parse().unwrap_or(0);
@@ -400,7 +415,7 @@ fn entries_of(answer: Value) -> Vec<(String, Bytes)> {
     entries.filter_map(entry_of).collect()
 }
 
-fn entry_of(entry: Value) -> Option<(String, Bytes)> {
+pub(super) fn entry_of(entry: Value) -> Option<(String, Bytes)> {
     let Value::Array(parts) = entry else { return None };
     let mut parts = parts.into_iter();
     let Value::BulkString(id) = parts.next()? else { return None };

@@ -91,7 +91,8 @@ impl Owed {
     }
 
     fn pop_ready(&mut self) -> Option<Entry> {
-        let entry = self.queue.pop_front_if(|entry| entry.reason.is_some())?;
+        self.queue.front()?.reason?;
+        let entry = self.queue.pop_front()?;
         self.puback_count -= usize::from(entry.kind == AckKind::PubAck);
         Some(entry)
     }

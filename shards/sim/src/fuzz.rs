@@ -110,7 +110,8 @@ fn config(input: &mut Bytes<'_>) -> NodeConfig {
 }
 
 fn operation(node: &mut Node, client: &mut Option<(SocketId, Version)>, input: &mut Bytes<'_>) {
-    let Some((socket, version)) = *client else {
+    let open = client.filter(|&(socket, _)| !node.is_closed(socket));
+    let Some((socket, version)) = open else {
         let version = input.pick(&[Version::V3_1, Version::V3_1_1, Version::V5]);
         let socket = node.open();
         *client = Some((socket, version));
@@ -132,7 +133,7 @@ fn operation(node: &mut Node, client: &mut Option<(SocketId, Version)>, input: &
             node.set_intake(socket, intake);
         }
         5 => {
-            let count = input.below(12);
+            let count = 1 + input.below(2) * 11;
             let garbage: Vec<u8> = (0..count).map(|_| input.next()).collect();
             node.send(socket, &garbage);
         }

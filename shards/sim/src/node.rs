@@ -487,8 +487,9 @@ impl Node {
 }
 
 /// The order in which the real driver carries out one turn: one parcel for each peer, then what
-/// concerns connections. A `Retain` is pushed at once with all that goes before it to its peer,
-/// so that nothing which was caused by it is seen anywhere before it.
+/// concerns connections. A `Retain` is pushed at once, behind all that came before it to
+/// anybody: so nobody sees the live message before the retained one is at its home, nor finds
+/// the retained one while an older live message is still to come.
 fn in_flush_order(outputs: Vec<Output>) -> VecDeque<Output> {
     let mut flushed = VecDeque::with_capacity(outputs.len());
     let mut parcels: BTreeMap<Peer, Vec<Output>> = BTreeMap::new();
@@ -498,10 +499,12 @@ fn in_flush_order(outputs: Vec<Output>) -> VecDeque<Output> {
             others.push(output);
             continue;
         };
-        let (to, is_urgent) = (*to, matches!(envelope, Envelope::Retain(_)));
+        let (to, is_retain) = (*to, matches!(envelope, Envelope::Retain(_)));
         parcels.entry(to).or_default().push(output);
-        if is_urgent {
-            flushed.extend(parcels.remove(&to).into_iter().flatten());
+        if is_retain {
+            let own = parcels.remove(&to).unwrap_or_default();
+            flushed.extend(std::mem::take(&mut parcels).into_values().flatten());
+            flushed.extend(own);
         }
     }
     flushed.extend(parcels.into_values().flatten());
@@ -511,4 +514,53 @@ fn in_flush_order(outputs: Vec<Output>) -> VecDeque<Output> {
 
 fn remote() -> Remote {
     Remote { listener: ListenerId(0), address: None, certificate: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use octopus_engine::home_shard;
+    use octopus_mqtt::{QoS, Version};
+
+    use super::*;
+    use crate::client::Client;
+
+    /// A name with `prefix` that is at home on this shard of three.
+    fn name_at(prefix: &str, shard: u16) -> String {
+        let mut names = (0..).map(|n| format!("{prefix}-{n}"));
+        names.find(|name| home_shard(name, 3, 1) == ShardId(shard)).expect("there are many")
+    }
+
+    /// If the live message could be seen before the retained one is at its home, somebody who
+    /// subscribes next to one who saw it would get the old value, and never the new one.
+    #[test]
+    fn a_retained_message_is_at_its_home_before_anybody_sees_it() {
+        let mut node = Node::new(&NodeConfig::new(3));
+        let topic = name_at("topic", 2);
+        let mut publisher = Client::clean(&mut node, Version::V5, &name_at("publisher", 0));
+        let mut early = Client::clean(&mut node, Version::V5, &name_at("early", 1));
+        let mut late = Client::clean(&mut node, Version::V5, &name_at("late", 1));
+        publisher.retain(&mut node, &topic, "old");
+        early.subscribe(&mut node, &topic, QoS::AtMostOnce);
+        early.take_all(&mut node);
+        // One turn of the publisher's shard, of which only the first parcel went out.
+        let bytes = {
+            let mut bytes = vec![0x31, (2 + topic.len() + 1 + 3) as u8, 0, topic.len() as u8];
+            bytes.extend_from_slice(topic.as_bytes());
+            bytes.extend_from_slice(b"\0new");
+            bytes
+        };
+        node.send(publisher.socket, &bytes);
+        node.take_bytes(publisher.socket, usize::MAX);
+        node.carry_out(ShardId(0));
+        let others = [ShardId(1), ShardId(2)];
+        for shard in others {
+            while node.take_envelope(shard) {}
+            node.carry_out_all(shard);
+        }
+        let held = std::mem::take(&mut node.seats[0].outputs);
+        late.subscribe(&mut node, &topic, QoS::AtMostOnce);
+        node.seats[0].outputs = held;
+        let seen = late.take_messages(&mut node);
+        assert_eq!(seen.last().map(|(_, payload)| &**payload), Some("new"), "{seen:?}");
+    }
 }

@@ -9,7 +9,8 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,12 +24,12 @@ impl Random {
     /// If `count` is 0: there is nothing to choose from.
     pub fn below(&mut self, count: usize) -> usize {
         assert!(count > 0, "nothing to choose from");
-        (self.next() % count as u64) as usize
+        (self.number() % count as u64) as usize
     }
 
     /// `true` in `percent` of 100 cases.
     pub fn chance(&mut self, percent: u32) -> bool {
-        self.next() % 100 < u64::from(percent)
+        self.number() % 100 < u64::from(percent)
     }
 
     /// One of `choices`.

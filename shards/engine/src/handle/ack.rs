@@ -36,6 +36,7 @@ impl Shard {
             return Ok(());
         }
         let mut reason = ReasonCode::PacketIdNotFound;
+        let mut taken = None;
         if let Some(found) = self.sessions.get_mut(session)
             && let Some(deliveries) = found.deliveries_if_any()
             && let Some(index) = deliveries.position(ack.packet_id)
@@ -46,11 +47,14 @@ impl Shard {
                 Sent::Released => true,
             };
             if is_ours {
-                sent.state = Sent::Released;
+                taken = Some(std::mem::replace(&mut sent.state, Sent::Released));
                 reason = ReasonCode::Success;
                 let (serial, packet_id) = (sent.serial, ack.packet_id);
                 self.record(session, || Change::Released { serial, packet_id });
             }
+        }
+        if let Some(Sent::Published(item)) = taken {
+            self.shared_done(session, &item);
         }
         self.reply(id, AckKind::PubRel, ack.packet_id, reason);
         Ok(())

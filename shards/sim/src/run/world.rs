@@ -39,7 +39,7 @@ impl World {
         let mut random = Random::new(seed);
         let config = NodeConfig {
             limits: limits(&mut random, options.is_lossy),
-            seed: random.next(),
+            seed: random.number(),
             authenticate: random.chance(30),
             shared_pick: random.pick(&[
                 Pick::RoundRobin,
@@ -180,7 +180,7 @@ impl World {
         let next = self.node.next_timeout();
         let at = match next {
             Some(next) if self.random.chance(30) => next,
-            _ => self.node.now().after(Duration::from_millis(self.random.next() % 2000)),
+            _ => self.node.now().after(Duration::from_millis(self.random.number() % 2000)),
         };
         self.say(format_args!("time {}", at.0));
         self.node.set_now(at);

@@ -6,7 +6,7 @@ use octopus_sim::{Random, fuzz_operations};
 fn whatever_clients_do_the_node_stands_and_its_books_balance() {
     for seed in super::seeds() {
         let mut random = Random::new(seed);
-        let bytes: Vec<u8> = (0..3000).map(|_| random.next() as u8).collect();
+        let bytes: Vec<u8> = (0..3000).map(|_| random.number() as u8).collect();
         if std::panic::catch_unwind(|| fuzz_operations(&bytes)).is_err() {
             panic!("operations of seed {seed}: the panic is above");
         }
