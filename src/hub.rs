@@ -12,7 +12,10 @@ use octopus_engine::{
 };
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubHandle, HubSender};
+
 use tokio::sync::{mpsc, oneshot};
+
+use crate::store::Store;
 
 /// Connects that wait for authentication at a time; more are told the server is busy (0x89).
 const AUTH_WAITING_MAX: usize = 16_384;
@@ -48,6 +51,7 @@ pub struct HubTask {
     handle: HubHandle,
     requests: mpsc::Receiver<Request>,
     auth: Option<mpsc::Sender<AuthQuestion>>,
+    store: Option<Store>,
     /// What goes to other nodes. Not bounded here: the bridge takes everything at once and
     /// has the limits.
     bridge: Option<BridgeSender>,
@@ -81,6 +85,7 @@ pub fn hub(
         handle,
         requests,
         auth: Some(auth_in),
+        store: None,
         bridge,
         shards,
         stats: Vec::new(),
@@ -136,6 +141,11 @@ impl Hub {
 }
 
 impl HubTask {
+    /// Hands what concerns sessions of the group to `store`.
+    pub fn set_store(&mut self, store: Store) {
+        self.store = Some(store);
+    }
+
     /// Runs until every shard has ended.
     pub async fn run(mut self) {
         loop {
@@ -169,6 +179,13 @@ impl HubTask {
     }
 
     fn take(&mut self, shard: ShardId, envelope: Envelope) {
+        let envelope = match &self.store {
+            Some(store) => match store.take(shard, envelope) {
+                Some(envelope) => envelope,
+                None => return,
+            },
+            None => envelope,
+        };
         match envelope {
             Envelope::Stats(stats) => self.take_stats(shard, *stats),
             Envelope::Answer(answer) => {

@@ -17,4 +17,5 @@ pub mod pages;
 pub mod process;
 pub mod signals;
 pub mod stats;
+pub mod store;
 pub mod systemd;

@@ -27,7 +27,7 @@ use octopus::{
     operate, pages,
     signals::Signals,
     stats::{self, GroupStats},
-    systemd,
+    store, systemd,
 };
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::HubHandle;
@@ -35,6 +35,8 @@ use tokio::sync::watch;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
+/// How long what the shards told last of their sessions may take to be written.
+const LAST_WRITES_MAX: Duration = Duration::from_millis(1000);
 /// How long after a signal the process is gone, whatever happens.
 const STOP_MAX: Duration = Duration::from_millis(4500);
 /// How long the group may take to hear that this node leaves.
@@ -86,13 +88,22 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let signals = Signals::catch()?;
         let seed = RandomState::new().hash_one("seed");
         node::check(config)?;
-        let joined = join_group(config).await?;
+        let incarnation = RandomState::new().hash_one("incarnation");
+        let joined = join_group(config, incarnation).await?;
         let mut node = node::start(config, seed)?;
         let http = pages::bind(loaded).await?;
         let handle = node.take_hub().expect("taken once");
+        let store = joined.as_ref().map(|joined| {
+            let settings = store::Settings::new(config, incarnation, node.shards(), seed);
+            store::start(settings, joined.link().clone(), handle.sender())
+        });
         let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
-        let (hub, hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
-        tokio::spawn(hub_task.run());
+        let (hub, mut hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
+        let (store, last_writes) = store.unzip();
+        if let Some(store) = store {
+            hub_task.set_store(store);
+        }
+        let hub_task = tokio::spawn(hub_task.run());
         tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
         let (stopping, is_stopping) = watch::channel(false);
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -108,6 +119,12 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         systemd::ready(text.lines().next().unwrap_or_default());
         tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
         let outcome = run_until_stopped(node, signals, stopping).await;
+        if let Some(last_writes) = last_writes {
+            let writes = async { (hub_task.await, last_writes.await) };
+            if tokio::time::timeout(LAST_WRITES_MAX, writes).await.is_err() {
+                tracing::warn!("stopped before all of the sessions was written");
+            }
+        }
         leave_group(members).await;
         outcome
     });
@@ -124,11 +141,10 @@ struct Group {
 }
 
 /// Takes this node's place in its group, if it has one.
-async fn join_group(config: &Config) -> Result<Option<Joined>, Fatal> {
+async fn join_group(config: &Config, incarnation: u64) -> Result<Option<Joined>, Fatal> {
     if config.broker.group.is_empty() {
         return Ok(None);
     }
-    let incarnation = RandomState::new().hash_one("incarnation");
     Ok(Some(Joined::join(config, incarnation).await?))
 }
 

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
-use octopus_engine::{ListenerId, Shard, ShardConfig};
+use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
 use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
 
@@ -64,9 +64,16 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let limits = config.limits.clone();
     let cluster = !config.broker.group.is_empty();
+    let storage = config.broker.storage;
+    let recorded = Recorded {
+        sessions: storage.session == Storage::Redis,
+        subscriptions: storage.subscription == Storage::Redis,
+        messages: storage.publish == Storage::Redis,
+    };
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
-        Shard::new(ShardConfig { limits, cluster, ..ShardConfig::new(id, shards, seed) })
+        let alone = ShardConfig::new(id, shards, seed);
+        Shard::new(ShardConfig { limits, cluster, recorded, ..alone })
     };
     let node_config = octopus_runtime::NodeConfig { seed: Some(seed), ..node_config(config)? };
     Ok(octopus_runtime::start(&node_config, make)?)
@@ -82,11 +89,11 @@ fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
             supported: "redis.host or redis.sentinel",
         });
     }
-    let kinds = config.broker.storage.named().into_iter();
-    let in_redis = kinds.filter(|(kind, _)| *kind != "retain").find(|(_, s)| *s == Storage::Redis);
-    if let Some((kind, _)) = in_redis {
+    let in_redis = config.broker.storage.named().into_iter().find(|(_, s)| *s == Storage::Redis);
+    if let Some((kind, _)) = in_redis.filter(|_| config.broker.group.is_empty()) {
         let key = format!("broker.storage.{kind}");
-        return Err(StartError::NotSupported { key, value: "redis", supported: "local" });
+        let supported = "local, or give broker.group";
+        return Err(StartError::NotSupported { key, value: "redis", supported });
     }
     if config.broker.auth.enable {
         let key = "broker.auth.enable".to_owned();
@@ -159,7 +166,8 @@ mod tests {
         let line = refuse_unsupported(&config).expect_err("not supported").to_string();
         assert_eq!(
             line,
-            "broker.storage.session: redis is not supported by this version; use local"
+            "broker.storage.session: redis is not supported by this version; use local, or give \
+             broker.group"
         );
     }
 }

@@ -99,6 +99,7 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message, group: Option<&str>, cl
         put_text(out, group);
     }
     out.extend_from_slice(&message.publisher().to_be_bytes());
+    out.extend_from_slice(&message.id().to_be_bytes());
     let expires = message.expires_at().map_or(0, |at| clock.to_unix_ms(at));
     out.extend_from_slice(&expires.to_be_bytes());
     put_text(out, message.topic().as_str());
@@ -110,8 +111,8 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message, group: Option<&str>, cl
 pub fn messages(bytes: &[u8], clock: Clock) -> Result<(Head<'_>, Vec<Record>), WireError> {
     let mut reader = Reader(bytes);
     let head = reader.head()?;
-    // A record takes at least 23 bytes; a count that promises more is not believed.
-    let mut records = Vec::with_capacity((head.count as usize).min(bytes.len() / 23 + 1));
+    // A record takes at least 31 bytes; a count that promises more is not believed.
+    let mut records = Vec::with_capacity((head.count as usize).min(bytes.len() / 31 + 1));
     for _ in 0..head.count {
         records.push(reader.record(clock)?);
     }
@@ -238,7 +239,7 @@ impl<'a> Reader<'a> {
             0 => None,
             _ => Some(self.text()?.into()),
         };
-        let (publisher, expires) = (self.u64()?, self.u64()?);
+        let (publisher, id, expires) = (self.u64()?, self.u64()?, self.u64()?);
         let topic = TopicName::parse(self.text()?).map_err(|_| WireError::Malformed)?;
         let (properties, payload) = (self.bytes()?, self.bytes()?);
         let message = Message::from_parts(&MessageParts {
@@ -250,6 +251,7 @@ impl<'a> Reader<'a> {
             expires_at: (expires != 0).then(|| clock.to_instant(expires)),
             received_at: clock.now,
             publisher,
+            id,
         });
         Ok(Record { group, message })
     }

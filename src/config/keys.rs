@@ -304,6 +304,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
         |c| &mut c.cluster.lease,
     ),
     key(
+        "cluster.takeover_timeout",
+        Kind::Time { min: Duration::from_millis(200), max: Duration::from_secs(60) },
+        "How long a live node may take to hand over a session whose client has connected elsewhere. A node that cannot look for three quarters of it lets the clients of its persistent sessions go.",
+        |c| &mut c.cluster.takeover_timeout,
+    ),
+    key(
         "cluster.when_redis_is_away",
         Kind::Choice(&["hold", "degrade"]),
         "Messages of QoS 1 and 2 for other nodes while Redis is away. hold: not acknowledged before it is back; degrade: acknowledged, counted, and lost if this node ends first.",

@@ -168,6 +168,8 @@ pub struct Cluster {
 pub struct Clustering {
     /// How long a node that says nothing counts as live.
     pub lease: Duration,
+    /// How long a node may take to hand a session over to another.
+    pub takeover_timeout: Duration,
     /// What happens to messages of QoS 1 and 2 while Redis is away.
     pub when_redis_is_away: WhenAway,
     /// How long such a message is held before it is refused.
@@ -304,6 +306,7 @@ impl Default for Clustering {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(5),
+            takeover_timeout: Duration::from_secs(2),
             when_redis_is_away: WhenAway::default(),
             hold_time: Duration::from_secs(10),
             hold_count_max: 100_000,

@@ -57,6 +57,8 @@ pub(crate) enum Phase {
     AwaitingConnect,
     /// The hub is asked about this CONNECT, kept as its body on the wire.
     AwaitingAnswer { connect: Box<[u8]> },
+    /// The hub claims the session; what the answer needs is kept.
+    AwaitingClaim { connect: Box<[u8]>, assigned: Option<Box<str>>, data: Option<Box<[u8]>> },
     /// Enhanced authentication: the client was challenged and answers with AUTH.
     AwaitingAuth { connect: Box<[u8]> },
     /// The client has its CONNACK.

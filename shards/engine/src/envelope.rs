@@ -5,7 +5,8 @@ use std::sync::Arc;
 use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
-use crate::event::{ConnectionId, Remote};
+use crate::durable::{DeliveryItem, RecordOp, SessionRecord};
+use crate::event::{ConnectionId, Instant, Remote};
 use crate::interest::PeerSet;
 use crate::message::Message;
 use crate::query::{Answer, Query};
@@ -70,6 +71,47 @@ pub enum Envelope {
     Authenticate(Box<AuthRequest>),
     /// Hub to shard: the answer.
     Authenticated(Box<AuthAnswer>),
+    /// Shard to hub: a client may connect; whose is its session?
+    Claim(Box<Claim>),
+    /// Hub to shard: it is this node's now.
+    Claimed(Box<Claimed>),
+    /// Hub to shard: it could not be claimed.
+    ClaimRefused {
+        connection: ConnectionId,
+        reason: ReasonCode,
+    },
+    /// Hub to the home shard: another node claims this session. Answered by `Surrendered`.
+    Evict {
+        client_id: Box<str>,
+        /// The ownership that ends.
+        epoch: u64,
+    },
+    /// Shard to hub: the session has left this shard.
+    Surrendered(Box<Surrendered>),
+    /// Hub to the home shard: keep this session; its node is gone.
+    Adopt(Box<Adopted>),
+    /// Hub to the home shard: what the session's old node got for it since; `None` is the end.
+    Pass {
+        client_id: Box<str>,
+        items: Vec<Option<DeliveryItem>>,
+    },
+    /// Hub to the home shard: ownership up to this epoch was lost; forget the session.
+    Disown {
+        client_id: Box<str>,
+        epoch: u64,
+    },
+    /// Shard to hub: keep this change of a session.
+    Record(Box<RecordOp>),
+    /// Hub to shard: so many of the shard's `Record`s, counted from its start, are safe.
+    Recorded {
+        count: u64,
+        /// Of these, the ones that were not kept because the session is another's.
+        refused: Vec<u64>,
+    },
+    /// Hub to shard: until then what the node owns is its own.
+    Lease {
+        until: Instant,
+    },
     /// Hub to shard: route this as if a client of the shard had published it.
     Inject(Message),
     /// Hub to every shard: a message of this node alone (`$SYS`). It goes to the shard's own
@@ -137,6 +179,48 @@ pub enum Envelope {
     Query(Box<Query>),
     /// Shard to hub.
     Answer(Box<Answer>),
+}
+
+/// A client that connects, or is connected, and needs its session. Scope: group.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The connection that waits, on the asking shard.
+    pub connection: ConnectionId,
+    pub client_id: Box<str>,
+    pub clean_start: bool,
+    /// This shard has the session, and had it claimed.
+    pub is_here: bool,
+    /// The session will outlive the connection.
+    pub is_persistent: bool,
+}
+
+/// The hub's word on a [`Claim`].
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub connection: ConnectionId,
+    pub client_id: Box<str>,
+    /// Rises with every change of owner; 0: not claimed, but may go on without.
+    pub epoch: u64,
+    /// What the session was elsewhere; `None` if this node has it, or nobody.
+    pub record: Option<Box<SessionRecord>>,
+}
+
+/// A session that another node gets.
+#[derive(Clone, Debug)]
+pub struct Surrendered {
+    pub client_id: Box<str>,
+    /// As in the `Evict` that asked for it.
+    pub epoch: u64,
+    /// `None` if there is none, or it ended with its connection.
+    pub record: Option<Box<SessionRecord>>,
+}
+
+/// A session to keep for a client that may come.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    pub client_id: Box<str>,
+    pub epoch: u64,
+    pub record: Box<SessionRecord>,
 }
 
 /// Asks the shard that keeps a part of the retained messages for a slice of them.

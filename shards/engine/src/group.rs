@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use octopus_mqtt::{QoS, TopicFilter};
 
 use crate::barrier::Then;
+use crate::durable::Change;
 use crate::envelope::{
     Envelope, GroupEnvelope, GroupEvent, Member, NodeIndex, Presence, SessionRef, ShardId,
 };
@@ -535,7 +536,8 @@ impl Shard {
         self.stats.inflight -= (before.0 - deliveries.inflight.len()) as u64;
         self.stats.queue_bytes -= (before.1 - deliveries.queue_bytes) as u64;
         let member = self.member(id);
-        for (key, message) in returned {
+        for (key, message, serial) in returned {
+            self.record(session, || Change::Done { serial });
             self.stats.ledger.unqueue();
             self.give_back(&key, member, message);
         }
@@ -555,13 +557,13 @@ impl Shard {
 
 impl crate::session::Deliveries {
     /// Takes out the shared messages that another member may get, oldest first.
-    fn take_shared(&mut self) -> Vec<(Arc<str>, Message)> {
+    fn take_shared(&mut self) -> Vec<(Arc<str>, Message, u32)> {
         let group_of = |item: &Queued| item.extra.as_ref().and_then(|extra| extra.group.clone());
         let mut returned = Vec::new();
         self.inflight.retain(|sent| match &sent.state {
             Sent::Published(item) if item.qos == QoS::AtLeastOnce => match group_of(item) {
                 Some(key) => {
-                    returned.push((key, item.message.clone()));
+                    returned.push((key, item.message.clone(), item.serial));
                     false
                 }
                 None => true,
@@ -572,7 +574,7 @@ impl crate::session::Deliveries {
         self.queue.retain(|item| match group_of(item) {
             Some(key) => {
                 bytes += item.message.size();
-                returned.push((key, item.message.clone()));
+                returned.push((key, item.message.clone(), item.serial));
                 false
             }
             None => true,

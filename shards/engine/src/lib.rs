@@ -14,11 +14,13 @@ mod acl;
 mod barrier;
 mod bridge;
 mod connection;
+mod durable;
 mod envelope;
 mod event;
 mod filter_index;
 mod group;
 mod handle;
+mod handover;
 mod interest;
 mod latency;
 mod limits;
@@ -41,6 +43,9 @@ mod timer;
 mod will;
 
 pub use acl::{Acl, Action, Rule, Verdict};
+pub use durable::{
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, RecordOp, Recorded, SessionRecord,
+};
 pub use envelope::*;
 pub use event::*;
 pub use group::Pick;
@@ -55,3 +60,4 @@ pub use shard::{Shard, ShardConfig, home_shard};
 pub use stats::{DriverStats, LISTENERS_COUNTED, Ledger, Stats};
 pub use subscriptions::*;
 pub use timer::*;
+pub use will::Will;

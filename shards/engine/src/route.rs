@@ -11,6 +11,8 @@ use octopus_mqtt::{
 };
 
 use crate::connection::Connection;
+use crate::durable::{Change, DeliveryItem, Promise};
+use crate::envelope::SessionRef;
 use crate::event::Notice;
 use crate::latency::Hop;
 use crate::limits::QueueFull;
@@ -206,11 +208,14 @@ impl Shard {
         if parcel.retain {
             self.note_newer(id, parcel.topic);
         }
+        if self.config.cluster && self.take_moving(id, parcel, qos, retain, extra.as_deref()) {
+            return;
+        }
         match self.way(id, qos, parcel.size()) {
             Way::Drop(reason) => self.drop_for(id, reason, parcel),
             Way::Queue => {
                 let message = parcel.message().clone();
-                self.enqueue(id, Queued { message, qos, retain, extra });
+                self.enqueue(id, Queued { message, qos, retain, serial: 0, extra });
             }
             Way::Send => self.send_now(id, parcel, qos, retain, extra),
         }
@@ -248,7 +253,7 @@ impl Shard {
     }
 
     /// Appends to the session's queue; with `DropOldest` makes room first.
-    fn enqueue(&mut self, id: SessionId, item: Queued) {
+    fn enqueue(&mut self, id: SessionId, mut item: Queued) {
         let limits = &self.config.limits;
         let (count_max, bytes_max) = (limits.queue_count_max as usize, limits.queue_bytes_max);
         let Some(session) = self.sessions.get_mut(id) else { return };
@@ -261,10 +266,17 @@ impl Shard {
             displaced.push(oldest);
         }
         self.stats.queue_bytes += item.message.size() as u64;
-        deliveries.push(item);
+        item.serial = deliveries.next_serial();
+        let serial = item.serial;
+        let recorded = session.is_recorded.then(|| DeliveryItem::from(&item));
+        session.deliveries().push(item);
         self.stats.ledger.queue();
+        if let Some(item) = recorded {
+            self.record(id, || Change::Queued { serial, item });
+        }
         for oldest in displaced {
             self.stats.queue_bytes -= oldest.message.size() as u64;
+            self.record(id, || Change::Done { serial: oldest.serial });
             self.stats.ledger.unqueue();
             self.drop_for(id, Dropped::QueueFull, &mut oldest.message.parcel());
         }
@@ -282,9 +294,9 @@ impl Shard {
         let Some(at) = session.connection else { return };
         let Some(connection) = self.connections.get_mut(at) else { return };
         let is_aliased = connection.extras.as_ref().is_some_and(|e| e.alias_out_max > 0);
-        if extra.is_some() || is_aliased {
-            let item = Queued { message: parcel.message().clone(), qos, retain, extra };
-            return self.send_item(id, item);
+        if extra.is_some() || is_aliased || session.is_recorded {
+            let message = parcel.message().clone();
+            return self.send_item(id, Queued { message, qos, retain, serial: 0, extra });
         }
         let form = (connection.version, qos, retain);
         let shared_min = self.config.limits.shared_payload_min;
@@ -309,9 +321,11 @@ impl Shard {
         match packet_id {
             None => self.stats.ledger.deliver(),
             Some(packet_id) => {
-                let item = Queued { message: parcel.message().clone(), qos, retain, extra: None };
+                let serial = session.deliveries().next_serial();
+                let message = parcel.message().clone();
+                let item = Queued { message, qos, retain, serial, extra: None };
                 let state = Sent::Published(item);
-                session.deliveries().inflight.push_back(Inflight { packet_id, state });
+                session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
                 self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
@@ -319,26 +333,70 @@ impl Shard {
     }
 
     /// Sends one message that is encoded for this client alone, new to the ledger.
-    fn send_item(&mut self, id: SessionId, item: Queued) {
-        let qos = item.qos;
+    fn send_item(&mut self, id: SessionId, mut item: Queued) {
+        if item.qos == QoS::AtMostOnce {
+            if !self.write_publish(id, &item, None, false) {
+                return self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
+            }
+            return self.stats.ledger.deliver();
+        }
+        let is_new = item.serial == 0;
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let packet_id = match qos {
-            QoS::AtMostOnce => None,
-            _ => Some(session.deliveries().next_packet_id().expect(QUOTA_LEAVES_IDS)),
-        };
-        if !self.write_publish(id, &item, packet_id, false) {
+        let deliveries = session.deliveries();
+        let Some(packet_id) = deliveries.next_packet_id() else { return };
+        if is_new {
+            item.serial = deliveries.next_serial();
+        }
+        let serial = item.serial;
+        let session_ref = session.id;
+        let is_held = item.qos == QoS::ExactlyOnce
+            && self.sessions.get(id).is_some_and(|session| self.records_messages(session));
+        if !is_held && !self.write_publish(id, &item, Some(packet_id), false) {
+            if !is_new {
+                self.record(id, || Change::Done { serial });
+            }
             return self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
         }
-        match packet_id {
-            None => self.stats.ledger.deliver(),
-            Some(packet_id) => {
-                let Some(session) = self.sessions.get_mut(id) else { return };
-                let state = Sent::Published(item);
-                session.deliveries().inflight.push_back(Inflight { packet_id, state });
-                self.stats.inflight += 1;
-                self.stats.ledger.queue();
-            }
+        if is_new {
+            self.record(id, || Change::Queued { serial, item: (&item).into() });
         }
+        self.record(id, || Change::Published { serial, packet_id });
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let state = Sent::Published(item);
+        session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
+        self.stats.inflight += 1;
+        self.stats.ledger.queue();
+        if is_held {
+            self.promise(Promise::Publish { session: session_ref, packet_id });
+        }
+    }
+
+    /// The first PUBLISH of a message that waited until its identifier was safe. If the client
+    /// came back meanwhile, it is sent with what else was in flight.
+    pub(crate) fn publish_held(&mut self, session: SessionRef, packet_id: PacketId) {
+        let Some(found) = self.sessions.get_ref(session) else { return };
+        let Some(deliveries) = found.deliveries_if_any() else { return };
+        let Some(index) = deliveries.position(packet_id) else { return };
+        let is_resent_later = index >= deliveries.inflight.len() - deliveries.unsent;
+        let Sent::Published(item) = &deliveries.inflight[index].state else { return };
+        if is_resent_later {
+            return;
+        }
+        let item = item.clone();
+        if !self.write_publish(session.id, &item, Some(packet_id), false) {
+            self.give_up_inflight(session.id, index, &item);
+        }
+    }
+
+    /// Gives a message up that is too large for this client after all.
+    fn give_up_inflight(&mut self, id: SessionId, index: usize, item: &Queued) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.deliveries().inflight.remove(index);
+            self.stats.inflight -= 1;
+        }
+        self.record(id, || Change::Done { serial: item.serial });
+        self.stats.ledger.unqueue();
+        self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
     }
 
     /// Encodes a PUBLISH into the client's buffer; `false` if it is larger than the client
@@ -401,6 +459,7 @@ impl Shard {
             self.stats.queue_bytes -= item.message.size() as u64;
             self.stats.ledger.unqueue();
             if item.message.is_expired(self.now) {
+                self.record(id, || Change::Done { serial: item.serial });
                 self.drop_for(id, Dropped::Expired, &mut item.message.parcel());
             } else {
                 self.send_item(id, item);
@@ -435,10 +494,7 @@ impl Shard {
             }
         };
         if !self.write_publish(id, &item, Some(packet_id), true) {
-            self.sessions.get_mut(id).map(|s| s.deliveries().inflight.remove(index));
-            self.stats.inflight -= 1;
-            self.stats.ledger.unqueue();
-            self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
+            self.give_up_inflight(id, index, &item);
         }
     }
 

@@ -10,6 +10,7 @@ use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, f
 
 use crate::barrier::Barriers;
 use crate::connection::{Connection, Connections, Pause, Phase};
+use crate::durable::{Promise, Recorded, Recorder};
 use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
 use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
 use crate::group::Groups;
@@ -49,8 +50,11 @@ pub struct ShardConfig {
     /// How a shared group picks the member that gets a message.
     pub shared_pick: crate::group::Pick,
     /// The node is one of a group: the hub is told what this shard's clients want and publish,
-    /// and messages of QoS 1 and 2 are acknowledged when all who must keep them have them.
+    /// messages of QoS 1 and 2 are acknowledged when all who must keep them have them, and
+    /// sessions are claimed.
     pub cluster: bool,
+    /// In a group: what of the sessions is told the hub as it changes.
+    pub recorded: Recorded,
 }
 
 impl ShardConfig {
@@ -66,6 +70,7 @@ impl ShardConfig {
             response_information: None,
             shared_pick: crate::group::Pick::default(),
             cluster: false,
+            recorded: Recorded::default(),
         }
     }
 }
@@ -101,6 +106,10 @@ pub struct Shard {
     pub(crate) dirty: Vec<ConnectionId>,
     pub(crate) spare: Vec<Vec<u8>>,
     is_stopping: bool,
+    pub(crate) recorder: Recorder,
+    /// Past this moment the node's sessions may be another's.
+    pub(crate) lease_until: Instant,
+    pub(crate) is_fenced: bool,
     pub(crate) drop_notice_at: Instant,
     pub(crate) drops_unnoticed: u64,
     // Scratch memory, empty between inputs.
@@ -119,6 +128,8 @@ pub(crate) enum Timer {
     Linger(ConnectionId),
     SessionEnd(SessionRef),
     Will(SessionRef),
+    /// A session that moves has had its time.
+    Handover(SessionRef),
     /// Go on with a retained replay that used up its share of a turn.
     Replay(SessionRef),
 }
@@ -182,6 +193,9 @@ impl Shard {
             dirty: Vec::new(),
             spare: Vec::new(),
             is_stopping: false,
+            recorder: Recorder::default(),
+            lease_until: if config.cluster { Instant(0) } else { Instant(u64::MAX) },
+            is_fenced: config.cluster,
             drop_notice_at: Instant::default(),
             drops_unnoticed: 0,
             templates: Templates::default(),
@@ -195,6 +209,9 @@ impl Shard {
     /// Takes one input. Due timers fire first.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         self.now = self.now.max(now);
+        if self.lease_until < self.now && !self.is_fenced {
+            self.fence_off();
+        }
         self.fire_due_timers();
         match input {
             Input::Opened { connection, remote } => self.opened(connection, remote),
@@ -312,7 +329,7 @@ impl Shard {
 
     fn pause_if_waiting(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if matches!(connection.phase, Phase::AwaitingAnswer { .. })
+        if matches!(connection.phase, Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. })
             && connection.inbox.len() > WAITING_BYTES_MAX
             && connection.pause(Pause::AwaitingAnswer)
         {
@@ -331,7 +348,7 @@ impl Shard {
                 Phase::Connected { .. } => Stage::Connected,
                 Phase::AwaitingConnect => Stage::First,
                 Phase::AwaitingAuth { .. } => Stage::Auth,
-                Phase::AwaitingAnswer { .. } => return used,
+                Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. } => return used,
                 Phase::Closing => return bytes.len(),
             };
             let rest = &bytes[used..];
@@ -533,6 +550,7 @@ impl Shard {
             }
             Timer::SessionEnd(session) => self.session_end_due(session),
             Timer::Will(session) => self.will_due(session),
+            Timer::Handover(session) => self.handover_due(session),
             Timer::Replay(session) => self.pump(session.id),
         }
     }
@@ -587,6 +605,8 @@ impl Shard {
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
             }
+            // What came before is taken in when it is also safe.
+            (Envelope::Fence { barrier }, Peer::Hub) => self.promise(Promise::Fenced { barrier }),
             (Envelope::Fence { barrier }, peer) => {
                 self.push(Output::Send { to: peer, envelope: Envelope::Fenced { barrier } });
             }
@@ -596,6 +616,18 @@ impl Shard {
             (Envelope::RetainedFound(found), _) => self.retained_found(*found),
             (Envelope::Group(envelope), Peer::Shard(shard)) => self.group_event(shard, *envelope),
             (Envelope::Authenticated(answer), Peer::Hub) => self.authenticated(*answer),
+            (Envelope::Claimed(claimed), Peer::Hub) => self.claimed(*claimed),
+            (Envelope::ClaimRefused { connection, reason }, Peer::Hub) => {
+                self.claim_refused(connection, reason);
+            }
+            (Envelope::Evict { client_id, epoch }, Peer::Hub) => self.evict(client_id, epoch),
+            (Envelope::Adopt(adopted), Peer::Hub) => {
+                self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
+            }
+            (Envelope::Pass { client_id, items }, Peer::Hub) => self.passed_on(&client_id, items),
+            (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
+            (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
+            (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {
                 let envelope = Envelope::Stats(Box::new(self.stats()));

@@ -3,6 +3,7 @@
 use crate::event::ListenerId;
 use crate::latency::{Histogram, Hop};
 use crate::message::Dropped;
+use crate::session::Deliveries;
 
 /// Listeners that are counted each on its own.
 pub const LISTENERS_COUNTED: usize = 16;
@@ -96,6 +97,15 @@ pub struct DriverStats {
     pub mesh_backlog: u64,
     /// Turns in which clients were not read because a peer was too far behind.
     pub pressure_turns: u64,
+}
+
+impl Stats {
+    /// What a session had to deliver is no longer this shard's.
+    pub(crate) fn let_go(&mut self, deliveries: &Deliveries) {
+        self.inflight -= deliveries.inflight.len() as u64;
+        self.queue_bytes -= deliveries.queue_bytes as u64;
+        self.shared_subscriptions -= deliveries.shared.len() as u64;
+    }
 }
 
 /// Invariant 5: `owed = delivered + queued + forwarded + dropped` on every shard at every

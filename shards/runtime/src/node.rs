@@ -86,6 +86,7 @@ pub struct Node {
     threads: Vec<ExecutorJoinHandle<()>>,
     ended: flume::Receiver<Ended>,
     stopping: AtomicBool,
+    seed: u64,
 }
 
 /// A shard's thread is over.
@@ -136,6 +137,7 @@ where
         threads: Vec::new(),
         ended,
         stopping: AtomicBool::new(false),
+        seed,
     };
     let node_connection_count = Arc::new(AtomicUsize::new(0));
     let mut ready = Vec::new();
@@ -279,6 +281,11 @@ impl Node {
     /// Shards of this node.
     pub fn shards(&self) -> u16 {
         u16::try_from(self.shards.len()).expect("started with a u16")
+    }
+
+    /// What the shards were given to find a client's home.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The hub's end of the mesh; `None` if it was taken already.

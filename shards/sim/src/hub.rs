@@ -1,5 +1,6 @@
 //! A stub of the hub: answers who may connect, keeps the statistics it was sent.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use octopus_engine::{AuthAnswer, AuthOutcome, AuthRequest, Envelope, ShardId, Stats};
@@ -12,13 +13,15 @@ pub struct Hub {
     policy: AuthPolicy,
     /// What shards answered to `StatsWanted`, in order.
     pub stats: Vec<(ShardId, Stats)>,
+    /// Everything else that shards sent, for a test that plays bridge and store.
+    pub outbox: VecDeque<(ShardId, Envelope)>,
 }
 
 impl Hub {
     pub(crate) fn new() -> Self {
         let everybody =
             |_: &AuthRequest| AuthOutcome::Granted { user: None, acl: None, data: None };
-        Self { policy: Box::new(everybody), stats: Vec::new() }
+        Self { policy: Box::new(everybody), stats: Vec::new(), outbox: VecDeque::new() }
     }
 
     /// Who may connect from now on.
@@ -38,7 +41,10 @@ impl Hub {
                 self.stats.push((from, *stats));
                 None
             }
-            _ => None,
+            other => {
+                self.outbox.push_back((from, other));
+                None
+            }
         }
     }
 }

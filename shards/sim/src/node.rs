@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use octopus_engine::{
     ConnectionId, Envelope, Input, Instant, Limits, ListenerId, LostCause, Notice, Output, Peer,
-    Pick, Remote, Shard, ShardConfig, ShardId, Stats,
+    Pick, Recorded, Remote, Shard, ShardConfig, ShardId, Stats,
 };
 use octopus_mqtt::ReasonCode;
 
@@ -31,6 +31,9 @@ pub struct NodeConfig {
     /// Ask the hub's policy before a client may connect.
     pub authenticate: bool,
     pub shared_pick: Pick,
+    /// The node belongs to a group, whose hub the test plays.
+    pub cluster: bool,
+    pub recorded: Recorded,
 }
 
 impl NodeConfig {
@@ -42,6 +45,8 @@ impl NodeConfig {
             seed: 1,
             authenticate: false,
             shared_pick: Pick::default(),
+            cluster: false,
+            recorded: Recorded::default(),
         }
     }
 }
@@ -85,6 +90,8 @@ impl Node {
                 limits: config.limits.clone(),
                 authenticate: config.authenticate,
                 shared_pick: config.shared_pick,
+                cluster: config.cluster,
+                recorded: config.recorded,
                 ..ShardConfig::new(ShardId(id), config.shards, config.seed)
             }),
             inbox: VecDeque::new(),

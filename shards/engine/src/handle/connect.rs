@@ -11,6 +11,7 @@ use octopus_mqtt::{
 
 use super::publish::{has_more_levels, may_publish};
 use crate::connection::{Connection, Pause, Phase};
+use crate::durable::{Change, RecordOp};
 use crate::envelope::{
     AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Envelope, Peer, Presence,
 };
@@ -54,7 +55,7 @@ impl Shard {
         self.check_connect(&connect).inspect_err(|&r| self.note_refused(connect.client_id, r))?;
         if !self.config.authenticate {
             let everything = AuthOutcome::Granted { user: None, acl: None, data: None };
-            return self.decide(id, &connect, everything);
+            return self.decide(id, &connect, frame.body, everything);
         }
         self.ask_hub(id, &connect, frame.body);
         Ok(())
@@ -119,7 +120,7 @@ impl Shard {
         }
         let decided = decode_connect(&body)
             .map_err(Refusal::from)
-            .and_then(|connect| self.decide(id, &connect, outcome));
+            .and_then(|connect| self.decide(id, &connect, &body, outcome));
         if let Err(refusal) = decided {
             return self.refuse(id, refusal);
         }
@@ -136,20 +137,23 @@ impl Shard {
         self.recent.note(self.now, client_id, "", what);
     }
 
-    /// Lets the client in, or not.
+    /// Lets the client in, or not; in a group, its session is claimed first.
     fn decide(
         &mut self,
         id: ConnectionId,
         connect: &Connect<'_>,
+        body: &[u8],
         outcome: AuthOutcome,
     ) -> Result<(), Refusal> {
-        self.admit(id, connect, outcome).inspect_err(|&r| self.note_refused(connect.client_id, r))
+        self.admit(id, connect, body, outcome)
+            .inspect_err(|&refusal| self.note_refused(connect.client_id, refusal))
     }
 
     fn admit(
         &mut self,
         id: ConnectionId,
         connect: &Connect<'_>,
+        body: &[u8],
         outcome: AuthOutcome,
     ) -> Result<(), Refusal> {
         let (user, acl, data) = match outcome {
@@ -165,11 +169,34 @@ impl Shard {
         {
             return Err(Refusal::Told(ReasonCode::NotAuthorized));
         }
+        if self.config.cluster {
+            self.claim(id, connect, body, data);
+            return Ok(());
+        }
         let assigned = connect.client_id.is_empty().then(|| self.new_client_id());
-        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        self.let_in(id, connect, 0, assigned.as_deref(), data.as_deref())
+    }
+
+    /// Gives the client its session and its CONNACK.
+    ///
+    /// - `epoch`: under which the node owns the session in its group; 0 outside of one.
+    /// - `assigned`: the Client Identifier made for it.
+    /// - `data`: the last of an enhanced authentication.
+    pub(super) fn let_in(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        epoch: u64,
+        assigned: Option<&str>,
+        data: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        let client_id = assigned.unwrap_or(connect.client_id);
         let (session, session_present) = self.take_session(client_id, connect.clean_start)?;
+        if let Some(found) = self.sessions.get_mut(session) {
+            found.epoch = epoch;
+        }
         self.attach(id, session, connect);
-        self.write_connack(id, connect, session_present, assigned.as_deref(), data.as_deref());
+        self.write_connack(id, connect, session_present, assigned, data);
         self.notice_connected(id, session, session_present);
         self.arm_keep_alive(id);
         self.tell_presence(session, Presence::Online);
@@ -204,12 +231,7 @@ impl Shard {
 
     /// Ties connection and session together, with what CONNECT asked for.
     fn attach(&mut self, id: ConnectionId, session: SessionId, connect: &Connect<'_>) {
-        let expiry_s = match connect.version {
-            Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
-            _ if connect.clean_start => 0,
-            _ => NEVER,
-        };
-        let expiry_s = self.capped_expiry(expiry_s);
+        let expiry_s = self.granted_expiry(connect);
         let limits = &self.config.limits;
         let keep_alive_s = granted_keep_alive(connect, limits.keep_alive_max_s);
         let Some(found) = self.sessions.get_mut(session) else { return };
@@ -217,6 +239,7 @@ impl Shard {
         found.expiry_s = expiry_s;
         found.ends_at = None;
         found.will_at = None;
+        found.is_recorded |= expiry_s > 0 && found.epoch > 0;
         found.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         if let Some(deliveries) = found.deliveries_if_any() {
             deliveries.unsent = deliveries.inflight.len();
@@ -232,6 +255,30 @@ impl Shard {
         connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
         note_extras(connection, connect, limits.topic_alias_out_max);
         self.stats.connected(connection.remote.listener);
+        self.record_opened(session);
+    }
+
+    /// Session Expiry Interval of this client's session, seconds.
+    pub(super) fn granted_expiry(&self, connect: &Connect<'_>) -> u32 {
+        let expiry_s = match connect.version {
+            Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
+            _ if connect.clean_start => 0,
+            _ => NEVER,
+        };
+        self.capped_expiry(expiry_s)
+    }
+
+    /// Told of every session that is owned: a will must outlive this node even if its session
+    /// does not outlive the connection, and ownership goes on after a clean start.
+    pub(super) fn record_opened(&mut self, session: SessionId) {
+        let Some(found) = self.sessions.get(session).filter(|found| found.epoch > 0) else {
+            return;
+        };
+        let is_kept = self.config.recorded.sessions;
+        let will = found.will.clone().filter(|_| is_kept);
+        let expiry_s = if is_kept { found.expiry_s } else { 0 };
+        let (client_id, epoch) = (found.client_id.clone(), found.epoch);
+        self.send_op(RecordOp { client_id, epoch, change: Change::Opened { expiry_s, will } });
     }
 
     fn write_connack(
@@ -284,7 +331,7 @@ impl Shard {
     }
 
     /// A Client Identifier nobody has, at home on this shard so that the socket stays here.
-    fn new_client_id(&mut self) -> String {
+    pub(super) fn new_client_id(&mut self) -> String {
         loop {
             let id = format!("auto-{:016x}", self.random.next());
             if self.is_home_of(&id) && self.sessions.find(&id).is_none() {

@@ -6,6 +6,7 @@ use octopus_mqtt::{
 };
 
 use crate::connection::Connection;
+use crate::durable::Change;
 use crate::envelope::Envelope;
 use crate::event::ConnectionId;
 use crate::message::{Dropped, Message, Parcel};
@@ -49,6 +50,9 @@ impl Shard {
             self.check_unacknowledged(id)?;
             self.begin_receipt();
         }
+        if let Delivery::ExactlyOnce(packet_id) = publish.delivery {
+            self.record(session, || Change::Incoming { packet_id });
+        }
         let mut parcel = Parcel::new(
             topic,
             publish.payload,
@@ -58,6 +62,9 @@ impl Shard {
             publisher,
             self.now,
         );
+        if is_receipted {
+            parcel.id = self.random.next();
+        }
         let reason = if is_allowed {
             if publish.retain {
                 self.retain_everywhere(parcel.message().clone());
@@ -140,9 +147,9 @@ impl Shard {
     }
 
     /// Notes a QoS 2 identifier; `false` if this is the same message again [MQTT-4.3.3-10].
-    fn receive_once(&mut self, session: SessionId, packet_id: PacketId) -> Result<bool, Refusal> {
+    fn receive_once(&mut self, id: SessionId, packet_id: PacketId) -> Result<bool, Refusal> {
         let max = usize::from(self.limits().receive_max);
-        let Some(session) = self.sessions.get_mut(session) else { return Ok(false) };
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(false) };
         let deliveries = session.deliveries();
         if deliveries.has_received(packet_id) {
             return Ok(false);
@@ -162,9 +169,11 @@ impl Shard {
         if kind == AckKind::PubRec
             && reason.is_error()
             && version == Version::V5
-            && let Some(session) = session.and_then(|session| self.sessions.get_mut(session))
+            && let Some(session) = session
+            && let Some(found) = self.sessions.get_mut(session)
         {
-            session.deliveries().release(packet_id);
+            found.deliveries().release(packet_id);
+            self.record(session, || Change::IncomingReleased { packet_id });
         }
         if self.owe_behind(id, kind, packet_id, reason) {
             return;

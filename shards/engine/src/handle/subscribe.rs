@@ -9,6 +9,7 @@ use octopus_mqtt::{
 
 use super::publish::has_more_levels;
 use crate::barrier::{PendingSubAck, Then};
+use crate::durable::Change;
 use crate::envelope::{Envelope, SessionRef};
 use crate::event::ConnectionId;
 use crate::recent::What;
@@ -115,6 +116,7 @@ impl Shard {
             self.announce(entry.filter.as_str(), true);
             progress.announced = true;
         }
+        self.record_subscribed(session, entry.filter, grant);
         let is_new = subscribed.replaced.is_none();
         if is_new {
             self.tell_first(subscribed.filter, subscriber);
@@ -151,9 +153,41 @@ impl Shard {
                 self.stats.shared_subscriptions += 1;
             }
         }
+        self.record_subscribed(session, filter, grant);
         let (announced, answers) = self.join_group(&key, session, grant, barrier);
         progress.announced |= announced;
         progress.answers += answers;
+    }
+
+    fn record_subscribed(&mut self, session: SessionRef, filter: TopicFilter<'_>, grant: Grant) {
+        let filter = filter.as_str();
+        self.record(session.id, || Change::Subscribed { filter: filter.into(), grant });
+    }
+
+    /// Subscribes a session that was recorded elsewhere, as it was.
+    pub(crate) fn restore_subscription(&mut self, session: SessionRef, text: &str, grant: Grant) {
+        let Ok(filter) = TopicFilter::parse(text) else { return };
+        if filter.shared().is_some() {
+            let key: Arc<str> = text.into();
+            let Some(found) = self.sessions.get_mut(session.id) else { return };
+            found.deliveries().shared.push(SharedSubscription { key: key.clone(), grant });
+            self.stats.shared_subscriptions += 1;
+            // Nobody waits for the answer.
+            let barrier = self.barriers.next();
+            self.join_group(&key, session, grant, barrier);
+            return;
+        }
+        let subscriber = Subscriber::Session(session.id);
+        let subscribed = self.subscriptions.subscribe(filter, subscriber, grant);
+        if subscribed.first {
+            self.announce(text, true);
+        }
+        if subscribed.replaced.is_none()
+            && let Some(found) = self.sessions.get_mut(session.id)
+        {
+            found.subscriptions.push(subscribed.filter);
+            self.tell_first(subscribed.filter, subscriber);
+        }
     }
 
     /// All shards have the interest: SUBACK, then what is retained.

@@ -2,6 +2,7 @@
 
 use octopus_mqtt::{ReasonCode, ReasonProperties, SubAck, TopicFilter, Unsubscribe};
 
+use crate::durable::Change;
 use crate::envelope::GroupEvent;
 use crate::event::ConnectionId;
 use crate::refusal::Refusal;
@@ -25,6 +26,10 @@ impl Shard {
                 Some(_) => self.remove_shared(session, filter),
                 None => self.remove(session, filter),
             };
+            if existed {
+                let text = filter.as_str();
+                self.record(session, || Change::Unsubscribed { filter: text.into() });
+            }
             let reason =
                 if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
             reasons.push(reason as u8);
