@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod greeting;
 pub mod hub;
+pub mod link;
 pub mod log;
 pub mod node;
 pub mod signals;

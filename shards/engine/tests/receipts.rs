@@ -1,8 +1,8 @@
 //! Acknowledgements that wait for the hub, and what nodes are told.
 
 use octopus_engine::{
-    ConnectionId, Envelope, Input, Instant, Limits, ListenerId, NodeIndex, Output, Peer, Pick,
-    ReceiptId, Remote, Shard, ShardConfig, ShardId,
+    Claimed, ConnectionId, Envelope, Input, Instant, Limits, ListenerId, NodeIndex, Output, Peer,
+    Pick, ReceiptId, Recorded, Remote, Shard, ShardConfig, ShardId,
 };
 use octopus_mqtt::ReasonCode;
 
@@ -23,10 +23,14 @@ impl Bench {
             authenticate: false,
             shared_pick: Pick::default(),
             cluster: true,
+            recorded: Recorded::default(),
         }));
         let remote = Remote { listener: ListenerId(0), address: None, certificate: None };
         bench.0.handle(Input::Opened { connection: CLIENT, remote }, Instant(0));
+        bench.hub(Envelope::Lease { until: Instant(u64::MAX) });
         bench.client(connect);
+        let claimed = Claimed { connection: CLIENT, client_id: "c".into(), epoch: 1, record: None };
+        bench.hub(Envelope::Claimed(Box::new(claimed)));
         bench
     }
 
