@@ -10,6 +10,7 @@ pub mod config;
 pub mod greeting;
 pub mod http;
 pub mod hub;
+pub mod link;
 pub mod log;
 pub mod node;
 pub mod operate;

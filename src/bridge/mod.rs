@@ -17,7 +17,6 @@ pub mod counters;
 mod incoming;
 pub mod keys;
 pub mod left;
-pub mod link;
 pub mod members;
 pub mod outbox;
 mod outgoing;
@@ -31,6 +30,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::sync::mpsc;
 
+pub use crate::link;
 pub use run::Bridge;
 
 use self::{

@@ -42,8 +42,8 @@ use tokio::{
 
 use self::redis::{Batch, Orphan, Redis, Wish};
 use crate::{
-    bridge::link::Link,
     config::{Config, WhenAway},
+    link::Link,
 };
 
 /// Operations in one step of Redis; others wait for it.
@@ -282,7 +282,9 @@ impl Writer {
                 }
             }
             self.backlog.extend(taken);
-            if !is_open && *ends_by.get_or_insert(Instant::now() + LAST_WRITES) < Instant::now() {
+            if !is_open
+                && *ends_by.get_or_insert_with(|| Instant::now() + LAST_WRITES) < Instant::now()
+            {
                 tracing::warn!(operations = self.backlog.len(), "not written to Redis at the end");
                 return;
             }

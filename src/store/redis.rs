@@ -9,7 +9,7 @@ use octopus_runtime::HubSender;
 use redis::{FromRedisValue, Script, Value};
 
 use super::{codec, codec::Clock, scripts};
-use crate::bridge::link::{Link, LinkError};
+use crate::link::{Link, LinkError};
 
 /// Between surrender and claim a session belongs to nobody; after this long others take it.
 const LIMBO_MS: u64 = 5000;

@@ -322,6 +322,10 @@ fn paused() -> Result<(), Failed> {
     b.signal("STOP")?;
     a.wait_for("node has left the group")?;
     b.signal("CONT")?;
+    // The others have ended its clients' sessions: it lets the clients go.
+    wait("the client is let go", || Ok(subscriber.is_gone()))?;
+    let subscriber = Client::connect(&b, "s")?;
+    subscriber.subscribe("x")?;
     subscriber.settle(&publisher, "after")?;
     publisher.publish("x", QoS::AtLeastOnce, "2")?;
     assert_eq!(subscriber.next_real()?.1, "2");

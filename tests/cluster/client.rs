@@ -88,6 +88,11 @@ impl Client {
         wait(&format!("{count} are acknowledged"), || Ok(self.acknowledged() >= count))
     }
 
+    /// Says goodbye.
+    pub(super) fn leave(&self) -> Result<(), Failed> {
+        Ok(self.mqtt.disconnect()?)
+    }
+
     /// Whether the connection has ended.
     pub(super) fn is_gone(&self) -> bool {
         self.state.is_gone.load(Ordering::SeqCst)

@@ -4,10 +4,11 @@
 mod cases;
 mod client;
 mod group;
+mod sessions;
 
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = cases::all().into_iter();
+    let cases = cases::all().into_iter().chain(sessions::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }

@@ -1,8 +1,8 @@
 //! Acknowledgements that wait for the hub, and what nodes are told.
 
 use octopus_engine::{
-    ConnectionId, Envelope, Input, Instant, ListenerId, NodeIndex, Output, Peer, ReceiptId, Remote,
-    Shard, ShardConfig, ShardId,
+    Claimed, ConnectionId, Envelope, Input, Instant, ListenerId, NodeIndex, Output, Peer,
+    ReceiptId, Remote, Shard, ShardConfig, ShardId,
 };
 use octopus_mqtt::ReasonCode;
 
@@ -19,7 +19,10 @@ impl Bench {
             Self(Shard::new(ShardConfig { cluster: true, ..ShardConfig::new(ShardId(0), 1, 1) }));
         let remote = Remote { listener: ListenerId(0), address: None, certificate: None };
         bench.0.handle(Input::Opened { connection: CLIENT, remote }, Instant(0));
+        bench.hub(Envelope::Lease { until: Instant(u64::MAX) });
         bench.client(connect);
+        let claimed = Claimed { connection: CLIENT, client_id: "c".into(), epoch: 1, record: None };
+        bench.hub(Envelope::Claimed(Box::new(claimed)));
         bench
     }
 
