@@ -14,6 +14,7 @@ use std::{
 use octopus::{
     bridge::{
         Bridge, Joined,
+        counters::Counters,
         keys::Keys,
         link::Link,
         members::{JoinError, Members},
@@ -109,7 +110,13 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = http {
             let reload = pages::Reload::new(sources(invocation), loaded, log_filter.clone());
-            let app = pages::app(config, hub.clone(), node.addresses(), log_filter, reload)?;
+            let shown = group.as_ref().map(|group| pages::Group {
+                link: group.link.clone(),
+                members: group.members.clone(),
+                counters: group.counters.clone(),
+            });
+            let (hub, addresses) = (hub.clone(), node.addresses());
+            let app = pages::app(config, hub, addresses, log_filter, reload, shown)?;
             tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
         }
         let members = group.map(|group| start_stats(group, hub.clone(), config.stats.interval));
@@ -138,6 +145,7 @@ struct Group {
     link: Link,
     keys: Keys,
     members: Members,
+    counters: Counters,
 }
 
 /// Takes this node's place in its group, if it has one.
@@ -160,6 +168,7 @@ fn start_bridge(
         link: joined.link().clone(),
         keys: joined.keys().clone(),
         members: joined.members().clone(),
+        counters: joined.counters().clone(),
     };
     let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
     let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
@@ -169,7 +178,7 @@ fn start_bridge(
 
 /// Starts what writes the group's counters.
 fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
-    let Group { link, keys, members } = group;
+    let Group { link, keys, members, .. } = group;
     let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
     tokio::spawn(stats.run());
     members

@@ -8,11 +8,12 @@ use std::{
 use tokio::net::TcpListener;
 
 use crate::{
+    bridge::{counters::Counters, link::Link, members::Members},
     config::{self, Config, Effective, Http, Loaded, Sources},
-    http::{Access, App, ListenerInfo, Readiness, Reloaded},
+    http::{Access, App, ListenerInfo, NodeInfo, Nodes, Readiness, Reloaded},
     hub::Hub,
     log::LogFilter,
-    stats::{Metrics, exposition::Format},
+    stats::{Metrics, exposition::Format, metrics::Source},
 };
 
 /// Opens the HTTP listener; `None` if `http.enable` is false, or if nobody chose the port and
@@ -68,7 +69,39 @@ pub fn token(http: &Http) -> io::Result<String> {
     Ok(token.to_owned())
 }
 
-/// What the pages need. `addresses`: those listened on, by listener.
+/// What the pages show of a node's group.
+pub struct Group {
+    pub link: Link,
+    pub members: Members,
+    pub counters: Counters,
+}
+
+impl Group {
+    /// The link to Redis and what the bridge counted, for `/metrics`.
+    fn metrics(&self) -> Source {
+        let (link, counters) = (self.link.clone(), self.counters.clone());
+        Box::new(move |out| {
+            out.gauge("octopus_redis_up", "Whether the link to Redis is up.");
+            out.sample(&[], f64::from(u8::from(link.is_up())));
+            for (name, count) in counters.all() {
+                let family = name.trim_end_matches("_total");
+                out.counter(&format!("octopus_{family}"), "See the bridge in src/bridge.");
+                out.sample(&[], count as f64);
+            }
+        })
+    }
+
+    fn nodes(&self) -> Nodes {
+        let view = self.members.view();
+        Box::new(move || {
+            let nodes = view.borrow().nodes.clone();
+            nodes.into_iter().map(|(id, node)| NodeInfo { id, is_live: node.is_live }).collect()
+        })
+    }
+}
+
+/// What the pages need. `addresses`: those listened on, by listener; `group`: of a node that is
+/// not alone.
 ///
 /// # Errors
 /// If the token cannot be read.
@@ -78,6 +111,7 @@ pub fn app(
     addresses: &[SocketAddr],
     log_filter: LogFilter,
     reload: Reload,
+    group: Option<Group>,
 ) -> io::Result<App> {
     let access = Access::new(&token(&config.http)?);
     if !access.has_token() {
@@ -96,15 +130,19 @@ pub fn app(
     let metrics = Metrics {
         node: config.broker.id.clone(),
         listeners: listeners.iter().map(|listener| listener.name.clone()).collect(),
-        sources: Vec::new(),
+        sources: group.iter().map(Group::metrics).collect(),
     };
+    let mut readiness = Readiness::default();
+    if let Some(link) = group.as_ref().map(|group| group.link.clone()) {
+        readiness.require("redis", move || link.is_up());
+    }
     Ok(App {
         hub,
         node: config.broker.id.clone(),
         group: config.broker.group.clone(),
         listeners,
         access,
-        readiness: Readiness::default(),
+        readiness,
         metrics: Box::new(move |shards, accept| {
             let format = Format::accepted(accept);
             (format.content_type(), metrics.text(shards, format))
@@ -114,7 +152,7 @@ pub fn app(
             Ok(log_filter.get())
         }),
         reload: Box::new(move || reload.run()),
-        nodes: None,
+        nodes: group.as_ref().map(Group::nodes),
         started: std::time::Instant::now(),
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! Read in this order: this file (what is configured), `keys` (the one table of every key),
 //! `value` (how a value is written), `names` (how a key may be spelled, the predecessor's names
-//! among them), `load` (the sources, in rising order), `check` (values that exclude each other), `yaml` (a file with its lines), `error`
+//! among them), `load` (the sources, in rising order), `check` (values that exclude each other),
+//! `yaml` (a file with its lines), `error`
 //! (what is told), `reference` (what is generated from the table).
 //!
 //! A new key is a field here with its default, and one entry in `keys`. Its flag, environment

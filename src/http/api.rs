@@ -84,16 +84,14 @@ async fn status(app: &App) -> Result<Value, Refused> {
 fn nodes(app: &App) -> Value {
     let own = json!({
         "id": app.node,
-        "version": env!("CARGO_PKG_VERSION"),
-        "silent_s": 0.0,
+        "live": true,
         "self": true,
     });
     let others = app.nodes.as_ref().map(|nodes| nodes()).unwrap_or_default();
     let others = others.into_iter().filter(|node| node.id != app.node).map(|node| {
         json!({
             "id": node.id,
-            "version": node.version,
-            "silent_s": node.silent.as_secs_f64(),
+            "live": node.is_live,
             "self": false,
         })
     });

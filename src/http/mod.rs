@@ -49,9 +49,8 @@ pub struct Reloaded {
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
     pub id: String,
-    pub version: String,
-    /// Since it was last heard of.
-    pub silent: Duration,
+    /// Its lease holds.
+    pub is_live: bool,
 }
 
 /// One listener as the API shows it.

@@ -176,7 +176,10 @@ fn long_lines() -> Vec<String> {
         }
         for (index, line) in text.lines().enumerate() {
             let table = line.trim_start().trim_start_matches(['/', '!', '#']).trim_start();
-            let table = table.starts_with('|') || line.contains("http");
+            let table = table.trim_start_matches("words: ");
+            // A string that is a line of its own is what somebody reads: broken, it is harder
+            // to find.
+            let table = table.starts_with(['|', '"']) || line.contains("http");
             if line.chars().count() > LINE_CHARS_MAX && !table {
                 faults.push(format!("{path}:{}: {} characters", index + 1, line.chars().count()));
             }

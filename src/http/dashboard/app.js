@@ -176,7 +176,7 @@ const proposeAddress = (listeners) => {
 const pollSlowly = async () => {
   try {
     const [{ nodes }, { listeners }] = await Promise.all([api("nodes"), api("listeners")]);
-    rows("nodes", nodes.map((node) => [node.self ? make("b", {}, `${node.id} (this one)`) : node.id, node.version, node.self ? "now" : `${span(node.silent_s)} ago`]));
+    rows("nodes", nodes.map((node) => [node.self ? make("b", {}, `${node.id} (this one)`) : node.id, node.live ? "live" : "gone"]));
     rows("listeners", listeners.map((l) => [l.name, l.kind, make("code", {}, l.address), number(l.connections)]));
     proposeAddress(listeners);
   } catch { /* the state line says it */ }
