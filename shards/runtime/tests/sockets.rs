@@ -172,7 +172,7 @@ fn a_stop_tells_every_client_and_ends() {
     node.stop(ReasonCode::Success, Duration::from_secs(5));
     for client in &mut clients {
         assert_eq!(read(client, 4), b"stop");
-        assert_eq!(read_once(&mut client, &mut [0]), 0);
+        assert_eq!(read_once(client, &mut [0]), 0);
     }
     drop(clients);
     node.join().expect("no shard fails");
