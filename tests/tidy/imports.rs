@@ -66,8 +66,9 @@ const HOUSE: [Crate; 6] = [
     Crate {
         manifest: "bench/Cargo.toml",
         sources: "bench/src/",
-        may: &["octopus-mqtt"],
-        never: &["octopus_engine::", "octopus::"],
+        // The runtime for `bench/floor` only, which measures it without a protocol.
+        may: &["octopus-mqtt", "octopus-runtime"],
+        never: &["octopus_engine::", "octopus_runtime::", "octopus::"],
     },
 ];
 

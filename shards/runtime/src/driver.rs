@@ -450,7 +450,17 @@ impl<S: Service> Driver<S> {
             Peer::Shard(shard) => usize::from(shard.0),
             Peer::Hub => self.mesh.shards.len(),
         };
+        // A retained message must be at its home before any other shard sees it published, or a
+        // client there could subscribe and get the one before. So it goes ahead, behind all
+        // that came before it.
+        let goes_ahead = matches!(envelope, Envelope::Retain(_));
+        if goes_ahead {
+            self.flush_mesh();
+        }
         self.outgoing[peer].push(envelope);
+        if goes_ahead {
+            self.flush_mesh();
+        }
     }
 
     fn gauges(&self) -> Gauges {
