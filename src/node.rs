@@ -70,10 +70,21 @@ pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
         subscriptions: storage.subscription == Storage::Redis,
         messages: storage.publish == Storage::Redis,
     };
+    let given = |text: &str| (!text.is_empty()).then(|| text.into());
+    let server_reference: Option<Box<str>> = given(&config.broker.server_reference);
+    let response_information: Option<Box<str>> = given(&config.broker.response_information);
+    let shared_pick = config.broker.shared_pick;
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
-        let alone = ShardConfig::new(id, shards, seed);
-        Shard::new(ShardConfig { limits, cluster, recorded, ..alone })
+        Shard::new(ShardConfig {
+            limits,
+            cluster,
+            recorded,
+            shared_pick,
+            server_reference: server_reference.clone(),
+            response_information: response_information.clone(),
+            ..ShardConfig::new(id, shards, seed)
+        })
     };
     let node_config = octopus_runtime::NodeConfig { seed: Some(seed), ..node_config(config)? };
     Ok(octopus_runtime::start(&node_config, make)?)

@@ -123,6 +123,24 @@ pub(super) static KEYS: &[Key<Config>] = &[
         &mut c.broker.storage.session
     }),
     key(
+        "broker.shared_pick",
+        Kind::Choice(&["round_robin", "random", "least_inflight", "sticky", "publisher"]),
+        "Which online member of a shared subscription gets a message; publisher: one publisher, one member.",
+        |c| &mut c.broker.shared_pick,
+    ),
+    key(
+        "broker.server_reference",
+        TEXT,
+        "Where version 5 clients are sent when this node stops (Server Reference); empty: nowhere.",
+        |c| &mut c.broker.server_reference,
+    ),
+    key(
+        "broker.response_information",
+        TEXT,
+        "What version 5 clients that ask for Response Information get; empty: none.",
+        |c| &mut c.broker.response_information,
+    ),
+    key(
         "broker.auth.enable",
         Kind::Switch,
         "Whether clients must authenticate; false: anyone may connect.",

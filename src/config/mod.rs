@@ -20,7 +20,7 @@ mod yaml;
 
 use std::time::Duration;
 
-use octopus_engine::{Limits, QueueFull};
+use octopus_engine::{Limits, Pick, QueueFull};
 use octopus_mqtt::QoS;
 
 pub use error::{ConfigError, Nearest, Place, Warning};
@@ -62,6 +62,12 @@ pub struct Broker {
     pub port: u16,
     pub backlog: u32,
     pub storage: StorageKinds,
+    /// How a shared subscription picks its member.
+    pub shared_pick: Pick,
+    /// Server Reference of a planned stop; empty: none.
+    pub server_reference: String,
+    /// Response Information; empty: none.
+    pub response_information: String,
     pub auth: Auth,
 }
 
@@ -258,6 +264,9 @@ impl Default for Broker {
             port: 20000,
             backlog: 1024,
             storage: StorageKinds::default(),
+            shared_pick: Pick::default(),
+            server_reference: String::new(),
+            response_information: String::new(),
             auth: Auth::default(),
         }
     }
@@ -364,6 +373,16 @@ impl Word for LogFormat {
 impl Word for QueueFull {
     const WORDS: &'static [(&'static str, Self)] =
         &[("drop_newest", Self::DropNewest), ("drop_oldest", Self::DropOldest)];
+}
+
+impl Word for Pick {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("least_inflight", Self::LeastInflight),
+        ("sticky", Self::Sticky),
+        ("publisher", Self::Publisher),
+    ];
 }
 
 impl Word for QoS {
