@@ -1,5 +1,6 @@
 //! Hand-written scripts against a simulated node: what the simulation once found, and the
 //! node's own contract.
 
+mod authentication;
 mod node;
 mod shared;
