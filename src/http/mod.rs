@@ -1,7 +1,7 @@
 //! Metrics, health, the admin API and the dashboard, over HTTP/1.1 on the control plane's
 //! thread.
 //!
-//! Nothing here waits for a shard longer than [`ANSWER_TIMEOUT`], and nothing a client of this
+//! Nothing here waits for a shard longer than `ANSWER_TIMEOUT`, and nothing a client of this
 //! server does reaches a shard but the bounded questions of `octopus_engine::Query` and what
 //! the API is for. Connections, headers, bodies and times are bounded.
 
