@@ -18,8 +18,7 @@ use octopus::{
     node::{self, Node, ShardFailed, StartError},
     operate, pages,
     signals::Signals,
-    stats,
-    systemd,
+    stats, systemd,
 };
 use octopus_mqtt::ReasonCode;
 use tokio::sync::watch;
