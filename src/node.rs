@@ -7,6 +7,8 @@ use std::{
 
 use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
+use octopus_runtime::stream::{self, Layers};
+
 use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
 
 pub use octopus_runtime::{Node, ShardFailed};
@@ -123,6 +125,7 @@ fn node_config(config: &Config) -> Result<octopus_runtime::NodeConfig, StartErro
         },
         listeners: listeners.collect::<Result<_, _>>()?,
         connection_count_max: usize::try_from(config.connections.count_max).unwrap_or(usize::MAX),
+        connect_timeout: config.limits.connect_timeout,
         ..octopus_runtime::NodeConfig::default()
     })
 }
@@ -140,7 +143,18 @@ fn listener_config(
         id: ListenerId(id),
         address,
         backlog: i32::try_from(listener.backlog).unwrap_or(i32::MAX),
+        layers: layers(listener),
     })
+}
+
+/// What lies between the listener's sockets and MQTT.
+fn layers(listener: &Listener) -> Layers {
+    let networks = listener.trusted_proxies.iter();
+    Layers {
+        proxy_protocol: listener.proxy_protocol,
+        // Whether they are networks was checked when they were read.
+        trusted_proxies: networks.filter_map(|text| stream::network(text)).collect(),
+    }
 }
 
 /// The address of `host:port`; of several, the first of IPv4, so that `localhost` is 127.0.0.1.

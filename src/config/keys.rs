@@ -66,6 +66,8 @@ const FILTERS: Kind = Kind::List {
     what: "a topic filter",
     valid: |text| octopus_mqtt::TopicFilter::parse(text).is_ok(),
 };
+const NETWORKS: Kind =
+    Kind::List { what: "an address or a network as 10.0.0.0/8", valid: is_network };
 const GROUP: Kind = Kind::Text {
     what: "nothing, or up to 64 of letters, digits, '_', '-', '.'",
     valid: |text| text.is_empty() || is_name(text),
@@ -407,6 +409,18 @@ pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
     key("kind", Kind::Choice(&["tcp"]), "What is spoken below MQTT.", |l| &mut l.kind),
     key("address", ENDPOINT, "Where to listen; must be given.", |l| &mut l.address),
     key("backlog", count(1, 65_535, "connections"), "As broker.backlog.", |l| &mut l.backlog),
+    key(
+        "proxy_protocol",
+        Kind::Switch,
+        "Whether connections begin with a PROXY protocol header (1 or 2) that names the client.",
+        |l| &mut l.proxy_protocol,
+    ),
+    key(
+        "trusted_proxies",
+        NETWORKS,
+        "Who may send that header; others are closed. Empty: this machine and private networks.",
+        |l| &mut l.trusted_proxies,
+    ),
 ];
 
 impl Field for Shards {
@@ -437,6 +451,10 @@ fn is_name(text: &str) -> bool {
 
 fn is_host(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '/')
+}
+
+fn is_network(text: &str) -> bool {
+    octopus_runtime::stream::network(text).is_some()
 }
 
 /// `host:port`; an IPv6 address stands in brackets.

@@ -106,6 +106,10 @@ pub struct Listener {
     /// `host:port`.
     pub address: String,
     pub backlog: u32,
+    /// Connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// Networks of the proxies that are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 /// What is spoken below MQTT.
@@ -279,6 +283,8 @@ impl Default for Listener {
             kind: ListenerKind::Tcp,
             address: String::new(),
             backlog: Broker::default().backlog,
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -411,6 +417,7 @@ impl Config {
             kind: ListenerKind::Tcp,
             address: join_port(&self.broker.host, self.broker.port),
             backlog: self.broker.backlog,
+            ..Listener::default()
         });
         first.into_iter().chain(self.listeners.iter().cloned()).collect()
     }

@@ -93,6 +93,12 @@ const COUNTERS: &[Figure] = &[
     ("octopus_sockets_refused", "Sockets closed at once: the node has as many as it may.", |s| {
         s.driver.accept_refused as f64
     }),
+    ("octopus_layers_refused", "Sockets refused by PROXY protocol, TLS or WebSocket.", |s| {
+        s.driver.layer_refused as f64
+    }),
+    ("octopus_layers_late", "Sockets closed: those layers were not through in time.", |s| {
+        s.driver.layer_timeouts as f64
+    }),
     ("octopus_accept_errors", "Accepts that failed.", |s| s.driver.accept_errors as f64),
     ("octopus_pressure_turns", "Turns in which clients waited for a peer to catch up.", |s| {
         s.driver.pressure_turns as f64

@@ -89,6 +89,10 @@ pub struct DriverStats {
     pub accepted: u64,
     /// Connections closed at once because the node has as many as it may.
     pub accept_refused: u64,
+    /// Connections that a layer below MQTT refused (PROXY protocol, TLS, WebSocket).
+    pub layer_refused: u64,
+    /// Connections closed because those layers took longer than the connect time-out.
+    pub layer_timeouts: u64,
     /// Accepts that failed, for want of descriptors or memory.
     pub accept_errors: u64,
     /// Gauge: requests under way on the ring.

@@ -1,6 +1,7 @@
 //! Accepts connections on this shard's listening sockets, with back-off when descriptors run
 //! out and a limit on connections.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use octopus_engine::{Instant, ListenerId};
 
 use crate::net::{Completion, Operation, Ring, Token};
+use crate::stream::Layers;
 
 /// Pause after a failed accept: descriptors or memory ran out, and both take a while.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -27,6 +29,9 @@ struct Listening {
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     listening: Vec<Listening>,
+    /// By listener id.
+    layers: HashMap<ListenerId, Layers>,
+    no_layers: Layers,
     /// Per node; more are closed at once.
     pub(crate) connection_count_max: usize,
     retry_at: Option<Instant>,
@@ -58,6 +63,7 @@ impl Occasional {
 impl Acceptor {
     pub(crate) fn new(
         sockets: impl IntoIterator<Item = (ListenerId, OwnedFd)>,
+        layers: HashMap<ListenerId, Layers>,
         connection_count_max: usize,
     ) -> Self {
         let listening = sockets
@@ -66,6 +72,8 @@ impl Acceptor {
             .collect();
         Self {
             listening,
+            layers,
+            no_layers: Layers::default(),
             connection_count_max,
             retry_at: None,
             failure_count: 0,
@@ -83,6 +91,11 @@ impl Acceptor {
                 ring.accept(listening.socket.as_fd(), slot);
             }
         }
+    }
+
+    /// The layers of a listener's connections.
+    pub(crate) fn layers(&self, listener: ListenerId) -> &Layers {
+        self.layers.get(&listener).unwrap_or(&self.no_layers)
     }
 
     /// Accepts that failed so far.

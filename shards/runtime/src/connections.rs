@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use octopus_engine::{ConnectionId, ListenerId, ShardId};
 
 use crate::net::WriteIndex;
+use crate::stream::Stack;
 
 /// One socket on this shard.
 #[derive(Debug)]
@@ -22,11 +23,15 @@ pub(crate) struct Connection {
     /// The write in flight.
     pub(crate) write: Option<WriteIndex>,
     pub(crate) phase: Phase,
+    /// What lies between the socket and MQTT; nothing for plain TCP.
+    pub(crate) stack: Option<Box<Stack>>,
 }
 
 /// How far a connection's life is. The engine knows it while it is `Open` only.
 #[derive(Debug)]
 pub(crate) enum Phase {
+    /// The layers below MQTT are not through yet.
+    Layers,
     Open,
     /// Ends when its requests have; reads nothing but the peer's end.
     Closing,
@@ -37,7 +42,10 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Leaving {
     pub(crate) to: ShardId,
+    /// Plain bytes that the engine has not used.
     pub(crate) unread: Vec<u8>,
+    /// Bytes behind them that have yet to go through the stack.
+    pub(crate) raw: Vec<u8>,
 }
 
 impl Connection {
@@ -47,6 +55,11 @@ impl Connection {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// It is read, and not about to go.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Layers)
     }
 
     /// No request of it is in flight: its slot and socket may go.
@@ -85,6 +98,7 @@ impl Connections {
             fresh,
             write: None,
             phase: Phase::Open,
+            stack: None,
         });
         ConnectionId { slot, generation: self.generation }
     }
@@ -143,6 +157,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_costs_less_than_100_bytes() {
-        assert!(size_of::<Option<Connection>>() + size_of::<u32>() <= 48);
+        assert!(size_of::<Option<Connection>>() + size_of::<u32>() <= 64);
     }
 }

@@ -6,8 +6,10 @@
 //! inbox before any byte of that turn reaches a client. Every loop in it is bounded: by what
 //! was completed when the turn began, and by [`INBOX_BUDGET`].
 //!
-//! A stream layer (TLS, WebSocket, PROXY protocol) belongs between [`Driver::received`],
-//! [`Driver::begin_write`] and the service: bytes in, bytes out.
+//! Connections whose listener has stream layers (PROXY protocol, TLS, WebSocket) pass through
+//! `layers` on the way up and down; plain TCP pays one branch.
+
+mod layers;
 
 use std::collections::VecDeque;
 use std::io;
@@ -87,6 +89,11 @@ pub(crate) struct Driver<S> {
     starved: Vec<ConnectionId>,
     /// Closing connections, soonest deadline first.
     closing: VecDeque<(Instant, ConnectionId)>,
+    /// Connections in their layers, soonest deadline first.
+    opening: VecDeque<(Instant, ConnectionId)>,
+    connect_timeout: Duration,
+    /// Scratch: what a stack makes of the bytes that arrived.
+    plain: Vec<u8>,
     completions: Vec<Completion>,
     origin: std::time::Instant,
     now: Instant,
@@ -105,6 +112,7 @@ pub(crate) struct Parts<S> {
     pub(crate) node_connection_count: Arc<AtomicUsize>,
     /// The node's start: zero of every `Instant`.
     pub(crate) origin: std::time::Instant,
+    pub(crate) connect_timeout: Duration,
     pub(crate) sleep_max: Duration,
 }
 
@@ -126,6 +134,9 @@ impl<S: Service> Driver<S> {
             writes: Vec::new(),
             starved: Vec::new(),
             closing: VecDeque::new(),
+            opening: VecDeque::new(),
+            connect_timeout: parts.connect_timeout,
+            plain: Vec::new(),
             completions: Vec::new(),
             origin: parts.origin,
             now: Instant::default(),
@@ -174,6 +185,7 @@ impl<S: Service> Driver<S> {
         let due = [
             self.service.next_timeout(),
             self.closing.front().map(|(at, _)| *at),
+            self.layers_due_at(),
             self.acceptor.retry_at(),
             self.stop_at,
         ];
@@ -218,26 +230,14 @@ impl<S: Service> Driver<S> {
             return;
         }
         self.tally.accepted();
-        self.open(socket, listener, None);
-    }
-
-    /// A connection begins on this shard, with what was read from it elsewhere if it was
-    /// handed over.
-    fn open(&mut self, socket: OwnedFd, listener: ListenerId, unread: Option<&[u8]>) {
-        let address = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket());
-        let id = self.connections.insert(socket, listener, unread.is_none());
-        let remote = Remote { listener, address, certificate: None };
-        self.service.handle(Input::Opened { connection: id, remote }, self.now);
-        if let Some(bytes) = unread.filter(|bytes| !bytes.is_empty()) {
-            self.service.handle(Input::Received { connection: id, bytes }, self.now);
-        }
-        self.receive(id);
+        let remote = remote(&socket, listener);
+        self.admit(socket, remote);
     }
 
     /// Asks for bytes, unless they are on their way or not wanted.
     fn receive(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
-        if connection.is_open() && !connection.receiving && !connection.paused {
+        if connection.is_live() && !connection.receiving && !connection.paused {
             connection.receiving = true;
             self.ring.receive(connection.socket(), id.slot);
         }
@@ -249,16 +249,20 @@ impl<S: Service> Driver<S> {
         connection.receiving = completion.more();
         match completion.received() {
             Received::Bytes { buffer, len } => {
+                let (fresh, has_layers) = (connection.fresh, connection.stack.is_some());
                 let bytes = self.ring.bytes(buffer, len);
                 match &mut connection.phase {
-                    Phase::Open => {
+                    Phase::Open | Phase::Layers if has_layers => {
+                        self.received_through_layers(id, buffer, len);
+                    }
+                    Phase::Open | Phase::Layers => {
                         let input = Input::Received { connection: id, bytes };
                         self.service.handle(input, self.now);
                     }
+                    Phase::Leaving(leaving) if has_layers => leaving.raw.extend_from_slice(bytes),
                     Phase::Leaving(leaving) => leaving.unread.extend_from_slice(bytes),
                     Phase::Closing => {}
                 }
-                let fresh = connection.fresh;
                 self.give_back(buffer);
                 // The service may have let go of it: what this turn still brings must not go
                 // there any more but along with the hand-off.
@@ -301,6 +305,7 @@ impl<S: Service> Driver<S> {
             Sent::Failed(error) => {
                 tracing::debug!(slot, %error, "send failed");
                 connection.write = None;
+                connection.stack = None;
                 self.ring.finish_write(write);
                 self.lost(id, LostCause::Error);
                 self.shut(id, Shutdown::Both);
@@ -315,9 +320,14 @@ impl<S: Service> Driver<S> {
         let Some(connection) = self.connections.get(id) else { return };
         connection.write = None;
         let buffer = self.ring.finish_write(write);
-        if connection.is_open() {
+        let is_engines = connection.stack.as_ref().is_none_or(|stack| !stack.writes_answer());
+        if connection.is_open() && is_engines {
             self.service.handle(Input::Written { connection: id, buffer }, self.now);
-        } else if matches!(connection.phase, Phase::Closing) && connection.receiving {
+        }
+        self.write_answers(id);
+        let Some(connection) = self.connections.get(id) else { return };
+        let is_closing = matches!(connection.phase, Phase::Closing);
+        if is_closing && connection.write.is_none() && connection.receiving {
             self.shut(id, Shutdown::Write);
         }
         self.settle(id);
@@ -328,17 +338,22 @@ impl<S: Service> Driver<S> {
         let Some(connection) = self.connections.get(id) else { return };
         if connection.is_open() {
             self.service.handle(Input::Lost { connection: id, cause }, self.now);
-            self.close(id);
         }
+        self.close(id);
     }
 
     /// Ends a connection that the engine has forgotten: at once, or after the write in flight.
     fn close(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
-        if !connection.is_open() {
+        if !connection.is_live() {
             return;
         }
         connection.phase = Phase::Closing;
+        if let Some(stack) = &mut connection.stack {
+            stack.close();
+            self.write_answers(id);
+        }
+        let Some(connection) = self.connections.get(id) else { return };
         if connection.write.is_none() {
             self.shut(id, Shutdown::Both);
         } else {
@@ -357,24 +372,26 @@ impl<S: Service> Driver<S> {
     /// Moves or frees a connection whose requests have ended, if it is about to go.
     fn settle(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
-        if connection.is_open() || !connection.is_quiet() {
+        if connection.is_live() || !connection.is_quiet() {
             return;
         }
         let Some(connection) = self.connections.remove(id.slot) else { return };
         match connection.phase {
             Phase::Leaving(leaving) => {
-                self.depart(connection.socket, connection.listener, *leaving)
+                let Some(peer) = self.mesh.shards.get(usize::from(leaving.to.0)) else { return };
+                let Leaving { unread, raw, .. } = *leaving;
+                let (socket, listener) = (connection.socket, connection.listener);
+                let stack = connection.stack;
+                let handoff = HandOff { socket, listener, unread, stack, raw };
+                peer.push(1, Parcel::HandOff(Box::new(handoff)));
             }
-            Phase::Open | Phase::Closing => {
-                self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
-            }
+            Phase::Open | Phase::Layers | Phase::Closing => self.release(),
         }
     }
 
-    fn depart(&mut self, socket: OwnedFd, listener: ListenerId, leaving: Leaving) {
-        let Some(peer) = self.mesh.shards.get(usize::from(leaving.to.0)) else { return };
-        let handoff = HandOff { socket, listener, unread: leaving.unread };
-        peer.push(1, Parcel::HandOff(Box::new(handoff)));
+    /// The node has one connection less.
+    fn release(&self) {
+        self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn take_parcels(&mut self) {
@@ -395,10 +412,21 @@ impl<S: Service> Driver<S> {
     /// Takes in a connection that another shard accepted.
     fn arrive(&mut self, handoff: HandOff) {
         if self.stop_at.is_some() {
-            self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
-            return;
+            return self.release();
         }
-        self.open(handoff.socket, handoff.listener, Some(&handoff.unread));
+        let HandOff { socket, listener, unread, stack, raw } = handoff;
+        let told = stack.as_ref().map(|stack| stack.remote().clone());
+        let remote = told.unwrap_or_else(|| remote(&socket, listener));
+        let id = self.connections.insert(socket, listener, false);
+        if let Some(connection) = self.connections.get(id) {
+            connection.stack = stack;
+        }
+        self.service.handle(Input::Opened { connection: id, remote }, self.now);
+        if !unread.is_empty() {
+            self.service.handle(Input::Received { connection: id, bytes: &unread }, self.now);
+        }
+        self.unread_through_layers(id, &raw);
+        self.receive(id);
     }
 
     fn pass_time(&mut self) {
@@ -411,6 +439,7 @@ impl<S: Service> Driver<S> {
             self.closing.pop_front();
             self.shut(id, Shutdown::Both);
         }
+        self.end_late_layers();
         if self.stop_at.is_none() {
             self.acceptor.retry(&mut self.ring, self.now);
         }
@@ -425,7 +454,7 @@ impl<S: Service> Driver<S> {
                 Output::ResumeReading { connection } => self.resume(connection),
                 Output::Close { connection } => self.close(connection),
                 Output::HandOff { connection, to, unread } => {
-                    self.leave(connection, Leaving { to, unread });
+                    self.leave(connection, Leaving { to, unread, raw: Vec::new() });
                 }
                 Output::Notice(notice) => notice::log(self.id, &notice),
             }
@@ -434,12 +463,19 @@ impl<S: Service> Driver<S> {
 
     fn begin_write(&mut self, id: ConnectionId, buffer: OutBuffer) {
         let Some(connection) = self.connections.get(id) else { return };
-        debug_assert!(connection.write.is_none(), "one write per connection at a time");
-        if connection.is_open() {
-            connection.fresh = false;
-            connection.write = Some(self.ring.begin_write(buffer));
-            self.writes.push(id);
+        if !connection.is_open() {
+            return;
         }
+        connection.fresh = false;
+        let buffer = if connection.stack.is_none() {
+            debug_assert!(connection.write.is_none(), "one write per connection at a time");
+            buffer
+        } else {
+            let Some(wire) = layers::pass_down(connection, buffer) else { return };
+            wire
+        };
+        connection.write = Some(self.ring.begin_write(buffer));
+        self.writes.push(id);
     }
 
     fn send(&mut self, to: Peer, mut envelope: Envelope) {
@@ -493,7 +529,7 @@ impl<S: Service> Driver<S> {
         let slot = completion.token.slot;
         let Some((_, connection)) = self.connections.at(slot) else { return };
         let unwanted = match connection.phase {
-            Phase::Open => connection.paused,
+            Phase::Open | Phase::Layers => connection.paused,
             Phase::Leaving(_) => true,
             Phase::Closing => false,
         };
@@ -564,6 +600,7 @@ impl<S: Service> Driver<S> {
         }
         self.stop_at = Some(self.now.after(deadline));
         self.acceptor.stop(&mut self.ring);
+        self.end_all_layers();
         self.service.handle(Input::Stop { reason }, self.now);
     }
 
@@ -589,4 +626,10 @@ impl<S: Service> Driver<S> {
         }
         Ok(())
     }
+}
+
+/// Who is at the other end, as the socket tells.
+fn remote(socket: &OwnedFd, listener: ListenerId) -> Remote {
+    let address = SockRef::from(socket).peer_addr().ok().and_then(|peer| peer.as_socket());
+    Remote { listener, address, certificate: None }
 }

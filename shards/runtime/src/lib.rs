@@ -6,7 +6,7 @@
 //! (the ring's memory), `wake` (eventfd) and `preflight` (rlimits).
 //!
 //! Read in this order: `node` (start and stop), `driver` (the loop), `net` (the ring), `mesh`
-//! (what shards send each other), then the rest.
+//! (what shards send each other), `stream` (what may lie between a socket and MQTT), then the rest.
 
 mod accept;
 mod connections;
@@ -21,6 +21,7 @@ mod notice;
 mod placement;
 mod preflight;
 mod service;
+pub mod stream;
 mod tally;
 mod wake;
 

@@ -9,6 +9,7 @@ use octopus_engine::ListenerId;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::StartError;
+use crate::stream::Layers;
 
 /// One configured listener. Scope: node.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Connections that the kernel keeps until they are accepted, per shard.
     pub backlog: i32,
+    /// What lies between the socket and MQTT.
+    pub layers: Layers,
 }
 
 /// A bound listener: the address it got and one socket per shard.
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
 
     fn config(address: SocketAddr) -> ListenerConfig {
-        ListenerConfig { id: ListenerId(0), address, backlog: 16 }
+        ListenerConfig { id: ListenerId(0), address, backlog: 16, layers: Layers::default() }
     }
 
     #[test]

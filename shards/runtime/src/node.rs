@@ -34,6 +34,8 @@ pub struct NodeConfig {
     /// Connections of all listeners and shards. More are closed as they come, and counted in
     /// the log.
     pub connection_count_max: usize,
+    /// From accept until the layers below MQTT are through; the engine has its own for CONNECT.
+    pub connect_timeout: Duration,
     /// Given to every shard's service; `None`: random.
     pub seed: Option<u64>,
     pub tuning: Tuning,
@@ -60,6 +62,7 @@ impl Default for NodeConfig {
             shards: None,
             listeners: Vec::new(),
             connection_count_max: 1_000_000,
+            connect_timeout: Duration::from_secs(10),
             seed: None,
             tuning: Tuning::default(),
         }
@@ -145,7 +148,9 @@ where
         let id = ShardId(number);
         let (ready_sender, ready_receiver) = flume::bounded(1);
         let ends = MeshEnds { inbox, shards: mesh.shards.clone(), hub: mesh.hub.clone() };
-        let acceptor = Acceptor::new(sockets, config.connection_count_max);
+        let layers = config.listeners.iter().map(|listener| (listener.id, listener.layers.clone()));
+        let acceptor = Acceptor::new(sockets, layers.collect(), config.connection_count_max);
+        let connect_timeout = config.connect_timeout;
         let node_connection_count = Arc::clone(&node_connection_count);
         let (make, tuning) = (make.clone(), config.tuning.clone());
         let guard = EndGuard { shard: id, sender: ended_sender.clone(), cause: None };
@@ -162,6 +167,7 @@ where
                     acceptor,
                     node_connection_count,
                     origin,
+                    connect_timeout,
                     sleep_max: tuning.sleep_max,
                 }))
             })

@@ -44,6 +44,16 @@ impl Tally {
         self.stats.accept_refused += 1;
     }
 
+    /// A layer below MQTT refused a connection.
+    pub(crate) fn layer_refused(&mut self) {
+        self.stats.layer_refused += 1;
+    }
+
+    /// The layers below MQTT took longer than the connect time-out.
+    pub(crate) fn layer_timed_out(&mut self) {
+        self.stats.layer_timeouts += 1;
+    }
+
     /// All figures now.
     pub(crate) fn read(&mut self, gauges: &Gauges) -> DriverStats {
         let longest = self.longest[0].max(self.longest[1]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use octopus_runtime::{
     ConnectionId, Input, Instant, ListenerConfig, ListenerId, Node, NodeConfig, OutBuffer, Output,
-    Service, ShardId, start,
+    Service, ShardId, start, stream::Layers,
 };
 
 /// Bytes of one write of a bulk connection: some copied, most shared.
@@ -157,7 +157,12 @@ pub(crate) fn config(shards: u16) -> NodeConfig {
     let address = "127.0.0.1:0".parse().expect("an address");
     NodeConfig {
         shards: Some(shards),
-        listeners: vec![ListenerConfig { id: ListenerId(0), address, backlog: 128 }],
+        listeners: vec![ListenerConfig {
+            id: ListenerId(0),
+            address,
+            backlog: 128,
+            layers: Layers::default(),
+        }],
         ..NodeConfig::default()
     }
 }

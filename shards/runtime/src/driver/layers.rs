@@ -1,0 +1,145 @@
+//! Connections with a stream stack: bytes up through it, buffers down through it, and its own
+//! answers in between. The engine hears of such a connection once its layers are through.
+
+use octopus_engine::{Input, LostCause, OutBuffer, Remote};
+
+use super::{ConnectionId, Driver, Instant, OwnedFd, Phase, Service};
+use crate::connections::Connection;
+use crate::stream::{Flow, Refusal};
+
+impl<S: Service> Driver<S> {
+    /// A connection was accepted here: with its layers, or at once without.
+    pub(super) fn admit(&mut self, socket: OwnedFd, remote: Remote) {
+        let stack = match self.acceptor.layers(remote.listener).stack(&remote) {
+            Ok(stack) => stack,
+            Err(refusal) => {
+                self.refused_by_layer(&remote, refusal);
+                self.release();
+                return;
+            }
+        };
+        let id = self.connections.insert(socket, remote.listener, true);
+        match self.connections.get(id) {
+            Some(connection) if stack.is_some() => {
+                connection.stack = stack;
+                connection.phase = Phase::Layers;
+                let deadline = self.now.after(self.connect_timeout);
+                self.opening.push_back((deadline, id));
+            }
+            _ => self.service.handle(Input::Opened { connection: id, remote }, self.now),
+        }
+        self.receive(id);
+    }
+
+    /// Takes bytes that arrived in `buffer` up through the connection's stack.
+    pub(super) fn received_through_layers(&mut self, id: ConnectionId, buffer: u16, len: usize) {
+        let mut plain = std::mem::take(&mut self.plain);
+        let Some(connection) = self.connections.get(id) else { return };
+        let Some(stack) = &mut connection.stack else { return };
+        let flow = stack.receive(self.ring.bytes(buffer, len), &mut plain);
+        self.pass_up(id, flow, &plain);
+        plain.clear();
+        self.plain = plain;
+    }
+
+    /// Takes bytes up that were read from a connection before it came here.
+    pub(super) fn unread_through_layers(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Some(stack) = &mut connection.stack else { return };
+        let mut plain = Vec::new();
+        let flow = stack.receive(bytes, &mut plain);
+        self.pass_up(id, flow, &plain);
+    }
+
+    fn pass_up(&mut self, id: ConnectionId, flow: Result<Flow, Refusal>, plain: &[u8]) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Some(stack) = &connection.stack else { return };
+        if matches!(connection.phase, Phase::Layers) && stack.is_open() {
+            connection.phase = Phase::Open;
+            let remote = stack.remote().clone();
+            self.service.handle(Input::Opened { connection: id, remote }, self.now);
+        }
+        if connection.is_open() && !plain.is_empty() {
+            self.service.handle(Input::Received { connection: id, bytes: plain }, self.now);
+        }
+        if connection.fresh {
+            self.drain();
+        }
+        self.write_answers(id);
+        match flow {
+            Ok(Flow::Going) => {}
+            Ok(Flow::Ended) => self.lost(id, LostCause::ClosedByPeer),
+            Err(refusal) => {
+                let remote = self.connections.get(id).and_then(|connection| {
+                    let stack = connection.stack.as_ref().filter(|_| connection.is_live())?;
+                    Some(stack.remote().clone())
+                });
+                if let Some(remote) = remote {
+                    self.refused_by_layer(&remote, refusal);
+                    self.lost(id, LostCause::Layer);
+                }
+            }
+        }
+    }
+
+    /// Begins the next write of a connection with layers, unless one is in flight.
+    pub(super) fn write_answers(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.write.is_some() || matches!(connection.phase, Phase::Leaving(_)) {
+            return;
+        }
+        if let Some(wire) = connection.stack.as_mut().and_then(|stack| stack.next_write()) {
+            connection.write = Some(self.ring.begin_write(wire));
+            self.writes.push(id);
+        }
+    }
+
+    /// Closes connections whose layers took too long.
+    pub(super) fn end_late_layers(&mut self) {
+        while let Some((at, id)) = self.opening.front().copied()
+            && at <= self.now
+        {
+            self.opening.pop_front();
+            if self.is_in_layers(id) {
+                tracing::debug!(slot = id.slot, "layers were not through in time");
+                self.tally.layer_timed_out();
+                self.close(id);
+            }
+        }
+    }
+
+    /// Closes connections that the engine does not know yet.
+    pub(super) fn end_all_layers(&mut self) {
+        for (_, id) in std::mem::take(&mut self.opening) {
+            if self.is_in_layers(id) {
+                self.close(id);
+            }
+        }
+    }
+
+    pub(super) fn layers_due_at(&self) -> Option<Instant> {
+        self.opening.front().map(|(at, _)| *at)
+    }
+
+    fn is_in_layers(&mut self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(id);
+        connection.is_some_and(|connection| matches!(connection.phase, Phase::Layers))
+    }
+
+    fn refused_by_layer(&mut self, remote: &Remote, Refusal(reason): Refusal) {
+        self.tally.layer_refused();
+        let address = remote.address.as_ref().map(tracing::field::display);
+        tracing::debug!(listener = remote.listener.0, address, reason, "refused below MQTT");
+    }
+}
+
+/// Takes a buffer of the engine's down through the connection's layers; what is to be written
+/// now, unless it has to wait for a write of the layers' own.
+pub(super) fn pass_down(connection: &mut Connection, buffer: OutBuffer) -> Option<OutBuffer> {
+    let is_writing = connection.write.is_some();
+    connection.stack.take_if(|stack| !is_writing && stack.is_spent());
+    match &mut connection.stack {
+        Some(stack) => stack.send(buffer, is_writing),
+        None => Some(buffer),
+    }
+}

@@ -1,0 +1,245 @@
+//! What may lie between the socket and MQTT. Each layer is bytes in, bytes out, knows no
+//! socket, and is usable alone; a [`Stack`] composes those of one connection, outermost first.
+//!
+//! Plain TCP has no stack, and a connection whose PROXY header is through gives its stack up.
+
+pub mod proxy;
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use octopus_engine::{OutBuffer, Remote};
+
+/// Answers of the layers (handshakes, pongs) that wait for a peer which does not read them.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// The layers of one listener. Scope: node.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// Every connection begins with a PROXY protocol header, version 1 or 2.
+    pub proxy_protocol: bool,
+    /// Proxies whose word about a client's address is taken. Empty: for the PROXY protocol,
+    /// this machine and private networks.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// A layer does not take what came: the connection ends. The text is for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal(pub &'static str);
+
+/// Whether a connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Going,
+    /// The peer has ended it in order.
+    Ended,
+}
+
+/// The layers of one connection. Scope: connection; moves between shards with its socket.
+#[derive(Debug)]
+pub struct Stack {
+    remote: Remote,
+    proxy: Option<proxy::Reader>,
+    /// Bytes of the layers' own, as they go to the wire.
+    answer: Vec<u8>,
+    /// A buffer of the engine's, behind a write of the layers' own.
+    waiting: Option<OutBuffer>,
+    /// The write in flight carries no buffer of the engine's.
+    writes_answer: bool,
+    refused: Option<Refusal>,
+}
+
+/// Reads a network, `10.0.0.0/8`, or one address.
+pub fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+impl Layers {
+    /// The stack of a new connection; `None` if bytes go through as they are.
+    ///
+    /// # Errors
+    /// If the listener is for proxies and `remote` is not a trusted one.
+    pub(crate) fn stack(&self, remote: &Remote) -> Result<Option<Box<Stack>>, Refusal> {
+        if !self.proxy_protocol {
+            return Ok(None);
+        }
+        if !remote.address.is_none_or(|address| self.is_proxy(address.ip())) {
+            return Err(Refusal("not a trusted proxy"));
+        }
+        Ok(Some(Box::new(Stack {
+            remote: remote.clone(),
+            proxy: Some(proxy::Reader::default()),
+            answer: Vec::new(),
+            waiting: None,
+            writes_answer: false,
+            refused: None,
+        })))
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if self.trusted_proxies.is_empty() {
+            return is_private(address);
+        }
+        self.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
+    }
+}
+
+impl Stack {
+    /// Takes bytes off the wire; appends those of MQTT to `plain`. Answers are kept for
+    /// [`Self::next_write`].
+    ///
+    /// # Errors
+    /// If a layer refuses them; then, and on every later call.
+    pub(crate) fn receive(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<Flow, Refusal> {
+        if let Some(refusal) = self.refused {
+            return Err(refusal);
+        }
+        let flow = self.pass(bytes, plain);
+        let is_flooded = self.answer.len() > ANSWER_BYTES_MAX;
+        let flow = if is_flooded { Err(Refusal("answers are not read")) } else { flow };
+        self.refused = flow.err();
+        flow
+    }
+
+    fn pass(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) -> Result<Flow, Refusal> {
+        if let Some(proxy) = &mut self.proxy {
+            let Some((source, rest)) = proxy.receive(bytes)? else { return Ok(Flow::Going) };
+            self.set_address(source);
+            self.proxy = None;
+            bytes = rest;
+        }
+        plain.extend_from_slice(bytes);
+        Ok(Flow::Going)
+    }
+
+    fn set_address(&mut self, told: Option<SocketAddr>) {
+        self.remote.address = told.or(self.remote.address);
+    }
+
+    /// Whether all is known about the peer that the layers can tell.
+    pub(crate) fn is_open(&self) -> bool {
+        self.proxy.is_none()
+    }
+
+    /// Whether bytes go through it as they are from now on, both ways.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.is_open() && self.answer.is_empty()
+    }
+
+    /// Who is there, as far as the layers have told.
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Takes a buffer of the engine's down to the wire, behind the answers that wait; keeps it
+    /// if a write of the layers' own `is_writing`.
+    pub(crate) fn send(&mut self, buffer: OutBuffer, is_writing: bool) -> Option<OutBuffer> {
+        if is_writing {
+            self.waiting = Some(buffer);
+            return None;
+        }
+        self.writes_answer = false;
+        Some(self.seal(buffer))
+    }
+
+    /// What goes out next, once no write is in flight.
+    pub(crate) fn next_write(&mut self) -> Option<OutBuffer> {
+        if let Some(buffer) = self.waiting.take() {
+            return self.send(buffer, false);
+        }
+        if self.answer.is_empty() {
+            return None;
+        }
+        self.writes_answer = true;
+        Some(OutBuffer { bytes: std::mem::take(&mut self.answer), shared: Vec::new() })
+    }
+
+    /// Whether the write in flight carries no buffer of the engine's.
+    pub(crate) fn writes_answer(&self) -> bool {
+        self.writes_answer
+    }
+
+    /// Ends every layer in order: their last words follow what waits.
+    pub(crate) fn close(&mut self) {}
+
+    fn seal(&mut self, mut buffer: OutBuffer) -> OutBuffer {
+        prepend(&self.answer, &mut buffer);
+        self.answer.clear();
+        buffer
+    }
+}
+
+/// Puts `head` in front of `buffer`.
+fn prepend(head: &[u8], buffer: &mut OutBuffer) {
+    if !head.is_empty() {
+        buffer.bytes.splice(..0, head.iter().copied());
+        buffer.shared.iter_mut().for_each(|(offset, _)| *offset += head.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use octopus_engine::ListenerId;
+
+    use super::*;
+
+    fn remote(address: &str) -> Remote {
+        let address = Some(address.parse().unwrap());
+        Remote { listener: ListenerId(0), address, certificate: None }
+    }
+
+    fn proxied(trusted: &[&str]) -> Layers {
+        let trusted_proxies = trusted.iter().map(|net| net.parse().unwrap()).collect();
+        Layers { proxy_protocol: true, trusted_proxies }
+    }
+
+    #[test]
+    fn plain_tcp_has_no_stack() {
+        assert!(Layers::default().stack(&remote("192.0.2.1:1")).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_trusted_proxies_may_tell_addresses() {
+        for (trusted, peer, may) in [
+            (&[][..], "127.0.0.1:1", true),
+            (&[], "[::ffff:10.1.2.3]:1", true),
+            (&[], "[fd00::1]:1", true),
+            (&[], "192.0.2.1:1", false),
+            (&["192.0.2.0/24"], "192.0.2.1:1", true),
+            (&["192.0.2.0/24"], "[::ffff:192.0.2.1]:1", true),
+            (&["192.0.2.0/24"], "127.0.0.1:1", false),
+        ] {
+            assert_eq!(proxied(trusted).stack(&remote(peer)).is_ok(), may, "{trusted:?} {peer}");
+        }
+    }
+
+    #[test]
+    fn the_address_is_told_and_the_stack_is_spent() {
+        let mut stack = proxied(&[]).stack(&remote("127.0.0.1:1")).unwrap().expect("layers");
+        let mut plain = Vec::new();
+        assert_eq!(stack.receive(b"PROXY TCP4 192.0.2.7 ", &mut plain), Ok(Flow::Going));
+        assert!(!stack.is_open());
+        let rest = b"10.0.0.1 5 1883\r\n\x10\x0c";
+        assert_eq!(stack.receive(rest, &mut plain), Ok(Flow::Going));
+        assert!(stack.is_open() && stack.is_spent());
+        assert_eq!(stack.remote(), &remote("192.0.2.7:5"));
+        assert_eq!(plain, b"\x10\x0c");
+    }
+
+    #[test]
+    fn a_refused_connection_stays_refused() {
+        let mut stack = proxied(&[]).stack(&remote("127.0.0.1:1")).unwrap().expect("layers");
+        let mut plain = Vec::new();
+        stack.receive(b"\x10\x0c", &mut plain).expect_err("no header");
+        stack.receive(b"PROXY UNKNOWN\r\n", &mut plain).expect_err("refused already");
+        assert!(plain.is_empty());
+    }
+}
