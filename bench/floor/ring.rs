@@ -57,6 +57,7 @@ pub(crate) fn spawn(options: &str) -> Result<SocketAddr, Error> {
             id: ListenerId(0),
             address: "127.0.0.1:0".parse()?,
             backlog: 1024,
+            layers: octopus_runtime::stream::Layers::default(),
         }],
         tuning: tuning(options)?,
         ..NodeConfig::default()
