@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 
@@ -218,7 +218,15 @@ fn check_shares(
     clients: &[TcpStream],
     at_least: usize,
 ) -> Result<(), Failed> {
-    let known = [backends[0].clients(), backends[1].clients()];
+    // A broker's word about a client is read from its log, which comes a moment later.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let known = loop {
+        let known = [backends[0].clients(), backends[1].clients()];
+        if known[0].len() + known[1].len() >= clients.len() || Instant::now() > deadline {
+            break known;
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
     for client in clients {
         let address = client.local_addr()?;
         let count = known.iter().flatten().filter(|known| **known == address).count();

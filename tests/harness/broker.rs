@@ -102,7 +102,9 @@ impl Process {
                 return Ok(line.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || lines.last().is_some_and(|line| line == END) {
+            // Standard output and error end one after the other; both must be read.
+            let has_ended = lines.iter().filter(|line| *line == END).count() == 2;
+            if left.is_zero() || has_ended {
                 return Err(format!("no {text:?} from the broker:\n{}", lines.join("\n")));
             }
             lines = self.log.bell.wait_timeout(lines, left).expect("no reader panics").0;
