@@ -10,6 +10,7 @@ use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Instant, OutBuffer, Remote};
+use crate::rate::Meter;
 use crate::subscriptions::SessionId;
 
 /// Scope: connection.
@@ -45,6 +46,8 @@ pub(crate) struct Connection {
     pub(crate) user: Option<Box<str>>,
     pub(crate) acl: Option<Arc<Acl>>,
     pub(crate) extras: Option<Box<Extras>>,
+    /// Made with the first bytes, if a rate is configured.
+    pub(crate) meter: Option<Box<Meter>>,
 }
 
 /// Where a connection stands between accept and close.
@@ -85,6 +88,8 @@ pub(crate) enum Pause {
     SlowReader = 1,
     /// Its CONNECT waits for the hub, and enough bytes wait behind it.
     AwaitingAnswer = 2,
+    /// It is ahead of its rate.
+    Rate = 4,
 }
 
 impl Connection {
@@ -109,6 +114,7 @@ impl Connection {
             user: None,
             acl: None,
             extras: None,
+            meter: None,
         }
     }
 

@@ -47,8 +47,13 @@ pub enum Envelope {
     Group(Box<GroupEnvelope>),
     /// Shard to hub: may this client connect?
     Authenticate(Box<AuthRequest>),
-    /// Hub to shard: the answer.
+    /// Hub to shard: the answer. One that was not asked for changes what a live connection
+    /// may do, or ends it.
     Authenticated(Box<AuthAnswer>),
+    /// Shard to hub, if it authenticates: a connection that `Authenticate` named is gone.
+    Parted {
+        connection: ConnectionId,
+    },
     /// Hub to shard: route this as if a client of the shard had published it.
     Inject(Message),
     /// Hub to the client's home shard: end its connection with this reason.
@@ -190,5 +195,10 @@ pub enum AuthOutcome {
     },
     Refused {
         reason: ReasonCode,
+    },
+    /// Unasked, to a live connection: from now on it may do this; `None`: everything.
+    /// Subscriptions that are no longer allowed end.
+    Changed {
+        acl: Option<Arc<Acl>>,
     },
 }

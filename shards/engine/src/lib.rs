@@ -21,6 +21,7 @@ mod handle;
 mod interest;
 mod limits;
 mod message;
+mod rate;
 mod refusal;
 mod replay;
 mod retained;

@@ -15,6 +15,7 @@ use crate::envelope::{
     AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Envelope, Peer, Presence,
 };
 use crate::event::{ConnectionId, Notice, Output};
+use crate::limits::DuplicateLogin;
 use crate::refusal::Refusal;
 use crate::session::NEVER;
 use crate::shard::{Shard, publisher_hash};
@@ -138,7 +139,7 @@ impl Shard {
         let (user, acl, data) = match outcome {
             AuthOutcome::Granted { user, acl, data } => (user, acl, data),
             AuthOutcome::Refused { reason } => return Err(Refusal::Told(reason)),
-            AuthOutcome::Continue { .. } => return Ok(()),
+            AuthOutcome::Continue { .. } | AuthOutcome::Changed { .. } => return Ok(()),
         };
         let Some(connection) = self.connections.get_mut(id) else { return Ok(()) };
         connection.user = user.or_else(|| connect.user_name.map(Into::into));
@@ -152,6 +153,7 @@ impl Shard {
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let (session, session_present) = self.take_session(client_id, connect.clean_start)?;
         self.attach(id, session, connect);
+        self.revoke_subscriptions(id);
         self.write_connack(id, connect, session_present, assigned.as_deref(), data.as_deref());
         self.notice_connected(id, session, session_present);
         self.arm_keep_alive(id);
@@ -170,6 +172,10 @@ impl Shard {
         if let Some(session) = self.sessions.find(client_id) {
             let old = self.sessions.get(session).and_then(|session| session.connection);
             if let Some(old) = old {
+                if self.limits().duplicate_login == DuplicateLogin::RefuseNewer {
+                    self.stats.duplicates_refused += 1;
+                    return Err(Refusal::ClientIdInUse);
+                }
                 self.stats.takeovers += 1;
                 self.refuse(old, Refusal::TakenOver);
             }

@@ -44,7 +44,10 @@ impl Shard {
         for entry in packet.filters.iter() {
             let subscription_id = packet.properties.subscription_id.unwrap_or(0);
             let reason = match self.may_subscribe(id, session, entry.filter) {
-                Err(reason) => reason,
+                Err(reason) => {
+                    self.stats.subscribes_denied += u64::from(reason == ReasonCode::NotAuthorized);
+                    reason
+                }
                 Ok(()) => self.add(session, &entry, subscription_id, barrier, &mut progress),
             };
             progress.reasons.push(reason as u8);

@@ -21,10 +21,7 @@ impl Shard {
         let Some(session) = connection.session() else { return Ok(()) };
         let mut reasons = Vec::with_capacity(packet.filters.len());
         for filter in packet.filters.iter() {
-            let existed = match filter.shared() {
-                Some(_) => self.remove_shared(session, filter),
-                None => self.remove(session, filter),
-            };
+            let existed = self.unsubscribe_one(session, filter);
             let reason =
                 if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
             reasons.push(reason as u8);
@@ -38,6 +35,14 @@ impl Shard {
             unsuback.encode_unsuback(version, out);
         }
         Ok(())
+    }
+
+    /// Ends one subscription; `false` if there is none with this filter.
+    pub(crate) fn unsubscribe_one(&mut self, session: SessionId, filter: TopicFilter<'_>) -> bool {
+        match filter.shared() {
+            Some(_) => self.remove_shared(session, filter),
+            None => self.remove(session, filter),
+        }
     }
 
     fn remove(&mut self, session: SessionId, filter: TopicFilter<'_>) -> bool {
