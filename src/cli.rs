@@ -7,9 +7,12 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
-use crate::config::{self, Flag};
+use crate::{
+    auth::passwd::{Action, Kind, Passwd},
+    config::{self, Flag},
+};
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub enum Command {
     Run,
     /// `check-config`: say whether the configuration is good, and what is in force.
     CheckConfig,
+    /// `passwd`: edit a password file.
+    Passwd(Passwd),
 }
 
 const ABOUT: &str = "An MQTT broker: one thread per core, on io_uring";
@@ -64,6 +69,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let matches = program().try_get_matches_from(arguments)?;
     let command = match matches.subcommand() {
         Some(("check-config", _)) => Command::CheckConfig,
+        Some(("passwd", matches)) => Command::Passwd(passwd(matches)),
         _ => Command::Run,
     };
     Ok(Invocation { command, config_file: config_file(&matches), settings })
@@ -86,8 +92,42 @@ fn program() -> clap::Command {
             clap::Command::new("check-config")
                 .about("Check the configuration; print every key with its value and origin"),
         )
+        .subcommand(passwd_command())
         .after_help(format!("{EXAMPLES}\n\n`octopus --help` lists every key."))
         .after_long_help(format!("{EXAMPLES}\n\n{KEYS}\n{}", config::help()))
+}
+
+fn passwd_command() -> clap::Command {
+    let switch = |name: &'static str, short, help: &'static str| {
+        Arg::new(name).long(name).short(short).help(help).action(ArgAction::SetTrue)
+    };
+    clap::Command::new("passwd")
+        .about("Add, change or delete an account of a password file")
+        .override_usage("octopus passwd [--scram] [-b PASSWORD | --delete] FILE USER")
+        .arg(Arg::new("file").required(true).value_parser(value_parser!(PathBuf)))
+        .arg(Arg::new("user").required(true))
+        .arg(
+            Arg::new("batch")
+                .short('b')
+                .value_name("PASSWORD")
+                .help("The password; else it is asked for, or read from standard input"),
+        )
+        .arg(switch("scram", 's', "Store keys for SCRAM-SHA-256; a plain password works as well"))
+        .arg(switch("delete", 'D', "Delete the account").conflicts_with_all(["batch", "scram"]))
+}
+
+fn passwd(matches: &ArgMatches) -> Passwd {
+    let password = matches.get_one::<String>("batch").cloned();
+    let keys = if matches.get_flag("scram") { Kind::Scram } else { Kind::Argon2id };
+    let action = match matches.get_flag("delete") {
+        true => Action::Delete,
+        false => Action::Set { password, keys },
+    };
+    Passwd {
+        file: matches.get_one("file").cloned().unwrap_or_default(),
+        user: matches.get_one("user").cloned().unwrap_or_default(),
+        action,
+    }
 }
 
 fn config_file(matches: &ArgMatches) -> Option<PathBuf> {
@@ -187,6 +227,19 @@ mod tests {
         let expected = [flag("broker.auth.enable", None), flag("redis.ssl", Some("false"))];
         assert_eq!(found.settings, expected);
         assert_eq!(found.command, Command::CheckConfig);
+    }
+
+    #[test]
+    fn passwd_takes_a_file_a_user_and_how() {
+        let Command::Passwd(found) = invocation("passwd -b x --scram f u").command else {
+            panic!("another command");
+        };
+        let action = Action::Set { password: Some("x".to_owned()), keys: Kind::Scram };
+        assert_eq!(found, Passwd { file: "f".into(), user: "u".to_owned(), action });
+        let Command::Passwd(found) = invocation("passwd f u -D").command else {
+            panic!("another command");
+        };
+        assert_eq!(found.action, Action::Delete);
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! when one is full its named behaviour applies, so that no slow backend reaches a shard.
 //! Everyone else talks to the shards through a [`Hub`], a handle that clones.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use octopus_engine::{AuthAnswer, AuthOutcome, AuthRequest, Envelope, Message, ShardId, Stats};
+use octopus_engine::{
+    AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Message, ShardId, Stats,
+};
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubHandle, HubSender};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Connects that wait for authentication at a time; more are told the server is busy (0x89).
 const AUTH_WAITING_MAX: usize = 16_384;
@@ -25,10 +27,22 @@ pub struct Hub {
     shards: u16,
 }
 
-/// A CONNECT to decide on, and the shard that waits for the answer.
+/// What authentication has to know, in the order it happened.
+pub enum AuthEvent {
+    Asked(AuthQuestion),
+    /// A connection that was asked about is gone.
+    Parted {
+        shard: ShardId,
+        connection: ConnectionId,
+    },
+}
+
+/// A CONNECT or AUTH to decide on, and the shard that waits for the answer.
 pub struct AuthQuestion {
     pub shard: ShardId,
     pub request: AuthRequest,
+    /// One of [`AUTH_WAITING_MAX`] places, free again when the question is dropped.
+    _place: OwnedSemaphorePermit,
 }
 
 /// What the hub's task is asked to collect.
@@ -40,7 +54,8 @@ enum Request {
 pub struct HubTask {
     handle: HubHandle,
     requests: mpsc::Receiver<Request>,
-    auth: Option<mpsc::Sender<AuthQuestion>>,
+    auth: mpsc::UnboundedSender<AuthEvent>,
+    auth_places: Arc<Semaphore>,
     shards: u16,
     /// Answers to `StatsWanted` that are still coming, oldest question first.
     stats: Vec<StatsRound>,
@@ -53,11 +68,13 @@ struct StatsRound {
 
 /// The hub of a node that has just started: the handle for everyone, the task to spawn, and
 /// the questions that authentication answers.
-pub fn hub(handle: HubHandle, shards: u16) -> (Hub, HubTask, mpsc::Receiver<AuthQuestion>) {
+pub fn hub(handle: HubHandle, shards: u16) -> (Hub, HubTask, mpsc::UnboundedReceiver<AuthEvent>) {
     let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
-    let (auth_in, auth) = mpsc::channel(AUTH_WAITING_MAX);
+    // As long as its two bounds: the places for questions, and the connections of the node.
+    let (auth_in, auth) = mpsc::unbounded_channel();
     let hub = Hub { sender: handle.sender(), requests: requests_in, shards };
-    let task = HubTask { handle, requests, auth: Some(auth_in), shards, stats: Vec::new() };
+    let auth_places = Arc::new(Semaphore::new(AUTH_WAITING_MAX));
+    let task = HubTask { handle, requests, auth: auth_in, auth_places, shards, stats: Vec::new() };
     (hub, task, auth)
 }
 
@@ -120,6 +137,10 @@ impl HubTask {
         match envelope {
             Envelope::Stats(stats) => self.take_stats(shard, *stats),
             Envelope::Authenticate(request) => self.authenticate(shard, *request),
+            Envelope::Parted { connection } => {
+                // Nobody listens while the node stops.
+                let _ = self.auth.send(AuthEvent::Parted { shard, connection });
+            }
             other => tracing::error!(?shard, envelope = ?other, "not for the hub"),
         }
     }
@@ -141,8 +162,11 @@ impl HubTask {
 
     fn authenticate(&mut self, shard: ShardId, request: AuthRequest) {
         let connection = request.connection;
-        let question = AuthQuestion { shard, request };
-        let is_taken = self.auth.as_ref().is_some_and(|auth| auth.try_send(question).is_ok());
+        let place = Arc::clone(&self.auth_places).try_acquire_owned();
+        let is_taken = place.is_ok_and(|place| {
+            let question = AuthQuestion { shard, request, _place: place };
+            self.auth.send(AuthEvent::Asked(question)).is_ok()
+        });
         if !is_taken {
             let outcome = AuthOutcome::Refused { reason: ReasonCode::ServerBusy };
             let answer = AuthAnswer { connection, outcome };

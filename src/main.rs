@@ -10,6 +10,7 @@ use std::{
 };
 
 use octopus::{
+    auth::{self, passwd},
     cli::{self, Command, Invocation},
     config::{self, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
@@ -29,10 +30,13 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(usage) => return explain(&usage),
     };
-    let outcome = load(&invocation).and_then(|loaded| match invocation.command {
-        Command::Run => serve(&loaded),
-        Command::CheckConfig => print(&report(&loaded)),
-    });
+    let outcome = match &invocation.command {
+        Command::Run => load(&invocation).and_then(|loaded| serve(&loaded)),
+        Command::CheckConfig => load(&invocation).and_then(|loaded| print(&report(&loaded))),
+        Command::Passwd(passwd) => {
+            passwd::run(passwd).map_err(Fatal::Passwd).and_then(|done| print(&done))
+        }
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
@@ -64,8 +68,11 @@ fn serve(loaded: &Loaded) -> Result<(), Fatal> {
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
         let mut node = node::start(config)?;
-        let (_hub, hub_task, _auth) = hub::hub(node.take_hub().expect("taken once"), node.shards());
+        let (hub, hub_task, questions) =
+            hub::hub(node.take_hub().expect("taken once"), node.shards());
+        let auth = auth::Service::new(config, hub)?;
         tokio::spawn(hub_task.run());
+        tokio::spawn(auth.run(questions));
         greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
         run_until_stopped(node, signals).await
     });
@@ -140,6 +147,8 @@ fn explain(usage: &clap::Error) -> ExitCode {
 enum Fatal {
     Config(Vec<ConfigError>),
     Start(StartError),
+    Auth(auth::StartError),
+    Passwd(String),
     Shard(ShardFailed),
     System(io::Error),
     StoppedAtOnce(&'static str),
@@ -153,6 +162,8 @@ impl fmt::Display for Fatal {
                 errors.iter().try_for_each(|error| writeln!(f, "octopus: {error}"))
             }
             Self::Start(error) => writeln!(f, "octopus: {error}"),
+            Self::Auth(error) => writeln!(f, "octopus: {error}"),
+            Self::Passwd(cause) => writeln!(f, "octopus passwd: {cause}"),
             Self::Shard(error) => writeln!(f, "octopus: {error}"),
             Self::System(error) => writeln!(f, "octopus: {error}"),
             Self::StoppedAtOnce(signal) => {
@@ -166,6 +177,12 @@ impl fmt::Display for Fatal {
 impl From<StartError> for Fatal {
     fn from(error: StartError) -> Self {
         Self::Start(error)
+    }
+}
+
+impl From<auth::StartError> for Fatal {
+    fn from(error: auth::StartError) -> Self {
+        Self::Auth(error)
     }
 }
 

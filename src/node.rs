@@ -7,6 +7,7 @@ use std::{
 
 use octopus_engine::{ListenerId, Pick, Shard, ShardConfig};
 
+use crate::auth;
 use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
 
 pub use octopus_runtime::{Node, ShardFailed};
@@ -54,10 +55,11 @@ pub fn start(config: &Config) -> Result<Node, StartError> {
     refuse_unsupported(config)?;
     octopus_runtime::preflight()?;
     let limits = config.limits.clone();
+    let authenticate = auth::is_needed(config);
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
         let shared_pick = Pick::default();
-        Shard::new(ShardConfig { id, shards, limits, seed, authenticate: false, shared_pick })
+        Shard::new(ShardConfig { id, shards, limits, seed, authenticate, shared_pick })
     };
     Ok(octopus_runtime::start(&node_config(config)?, make)?)
 }
@@ -68,10 +70,6 @@ fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
     if let Some((kind, _)) = in_redis {
         let key = format!("broker.storage.{kind}");
         return Err(StartError::NotSupported { key, value: "redis", supported: "local" });
-    }
-    if config.broker.auth.enable {
-        let key = "broker.auth.enable".to_owned();
-        return Err(StartError::NotSupported { key, value: "true", supported: "false" });
     }
     Ok(())
 }
