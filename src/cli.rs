@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use crate::{
     auth::passwd::{Action, Kind, Passwd},
     config::{self, Flag},
+    operate::Operation,
 };
 
 /// What the command line asks for.
@@ -33,6 +34,8 @@ pub enum Command {
     CheckConfig,
     /// `passwd`: edit a password file.
     Passwd(Passwd),
+    /// What an operator asks of a node that runs.
+    Operate(Operation),
 }
 
 const ABOUT: &str = "An MQTT broker: one thread per core, on io_uring";
@@ -52,6 +55,12 @@ Connect to it:
   mosquitto_pub -p 20000 -t hello/world -m hi
                                             in another
 
+Operate it:
+  octopus status, octopus top               what it does
+  octopus clients sensor, octopus client ID who is there
+  octopus why a/b                           where messages to a topic or a client went
+  http://127.0.0.1:20080/                   the same in a browser
+
 Stop it: Ctrl-C or SIGTERM tells the clients and ends within 5 s; a second one ends at once.";
 
 const KEYS: &str = "\
@@ -70,7 +79,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let command = match matches.subcommand() {
         Some(("check-config", _)) => Command::CheckConfig,
         Some(("passwd", matches)) => Command::Passwd(passwd(matches)),
-        _ => Command::Run,
+        Some((name, matches)) => operation(name, matches).map_or(Command::Run, Command::Operate),
+        None => Command::Run,
     };
     Ok(Invocation { command, config_file: config_file(&matches), settings })
 }
@@ -93,6 +103,7 @@ fn program() -> clap::Command {
                 .about("Check the configuration; print every key with its value and origin"),
         )
         .subcommand(passwd_command())
+        .subcommands(operations())
         .after_help(format!("{EXAMPLES}\n\n`octopus --help` lists every key."))
         .after_long_help(format!("{EXAMPLES}\n\n{KEYS}\n{}", config::help()))
 }
@@ -128,6 +139,80 @@ fn passwd(matches: &ArgMatches) -> Passwd {
         user: matches.get_one("user").cloned().unwrap_or_default(),
         action,
     }
+}
+
+/// The sub-commands that talk to a running node.
+fn operations() -> Vec<clap::Command> {
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).value_name(value).help(help).required(true)
+    };
+    let qos = Arg::new("qos").short('q').long("qos").value_name("0|1|2").default_value("0");
+    let qos = qos.value_parser(value_parser!(u8).range(0..=2)).help("Quality of service");
+    let at = Arg::new("at").long("at").value_name("HOST:PORT");
+    let at = at.help("Where the broker listens [default: broker.host:broker.port]");
+    let count = Arg::new("count").short('C').long("count").value_name("N");
+    let count = count.value_parser(value_parser!(u64)).help("End after so many messages");
+    let search = Arg::new("search").value_name("TEXT").help("Part of the Client Identifier");
+    let all = ArgAction::SetTrue;
+    let all = Arg::new("all").short('a').long("all").action(all).help("Those away as well");
+    let retain = Arg::new("retain").short('r').long("retain").action(ArgAction::SetTrue);
+    let seconds = Arg::new("rounds").short('n').long("rounds").value_name("N");
+    let seconds = seconds.value_parser(value_parser!(u64)).help("End after so many readings");
+    let of = |name, about: &'static str| clap::Command::new(name).about(about);
+    vec![
+        of("status", "A running node at a glance"),
+        of("clients", "List the clients of a running node").arg(search).arg(all),
+        of("client", "One client: connection, subscriptions, queue, what went wrong").arg(text(
+            "client",
+            "ID",
+            "Client Identifier",
+        )),
+        of("kick", "End a client's connection").arg(text("client", "ID", "Client Identifier")),
+        of("top", "Live view: load and rates by shard, slow clients").arg(seconds),
+        of("why", "Where did my message go: the last drops and refusals").arg(text(
+            "about",
+            "CLIENT-or-TOPIC",
+            "Client Identifier or Topic Name",
+        )),
+        of("publish", "Publish one message by MQTT")
+            .arg(text("topic", "TOPIC", "Topic Name"))
+            .arg(text("payload", "MESSAGE", "Its payload"))
+            .args([
+                qos.clone(),
+                retain.help("Keep it as the topic's retained message"),
+                at.clone(),
+            ]),
+        of("subscribe", "Subscribe by MQTT and print what comes, one line each")
+            .arg(text("filter", "FILTER", "Topic Filter"))
+            .args([qos, count, at]),
+    ]
+}
+
+fn operation(name: &str, matches: &ArgMatches) -> Option<Operation> {
+    let text = |id: &str| matches.get_one::<String>(id).cloned();
+    let qos = || matches.get_one::<u8>("qos").copied().unwrap_or(0);
+    Some(match name {
+        "status" => Operation::Status,
+        "clients" => Operation::Clients { search: text("search"), all: matches.get_flag("all") },
+        "client" => Operation::Client { client: text("client")? },
+        "kick" => Operation::Kick { client: text("client")? },
+        "top" => Operation::Top { rounds: matches.get_one("rounds").copied() },
+        "why" => Operation::Why { about: text("about")? },
+        "publish" => Operation::Publish {
+            at: text("at"),
+            topic: text("topic")?,
+            payload: text("payload")?,
+            qos: qos(),
+            retain: matches.get_flag("retain"),
+        },
+        "subscribe" => Operation::Subscribe {
+            at: text("at"),
+            filter: text("filter")?,
+            qos: qos(),
+            count: matches.get_one("count").copied(),
+        },
+        _ => return None,
+    })
 }
 
 fn config_file(matches: &ArgMatches) -> Option<PathBuf> {
@@ -240,6 +325,19 @@ mod tests {
             panic!("another command");
         };
         assert_eq!(found.action, Action::Delete);
+    }
+
+    #[test]
+    fn operations_take_what_they_are_about() {
+        let found = invocation("why a/b --http.port 20081");
+        assert_eq!(found.command, Command::Operate(Operation::Why { about: "a/b".to_owned() }));
+        assert_eq!(found.settings, [flag("http.port", Some("20081"))]);
+        let Command::Operate(Operation::Publish { topic, payload, qos, retain, .. }) =
+            invocation("publish -q 1 --retain a/b hello").command
+        else {
+            panic!("not a publish");
+        };
+        assert_eq!((&*topic, &*payload, qos, retain), ("a/b", "hello", 1, true));
     }
 
     #[test]

@@ -4,8 +4,14 @@ use std::net::SocketAddr;
 
 use crate::config::{Broker, Storage};
 
-/// Two lines. `addresses` are those listened on, of which the first is tried.
-pub fn greeting(broker: &Broker, addresses: &[SocketAddr], shards: u16) -> String {
+/// Two lines, and one more if there is a dashboard. `addresses` are those listened on, of which
+/// the first is tried; `http` is where the dashboard is.
+pub fn greeting(
+    broker: &Broker,
+    addresses: &[SocketAddr],
+    shards: u16,
+    http: Option<SocketAddr>,
+) -> String {
     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let shards = match shards {
         1 => "1 shard".to_owned(),
@@ -23,6 +29,9 @@ pub fn greeting(broker: &Broker, addresses: &[SocketAddr], shards: u16) -> Strin
         text.push_str(&format!(
             "\ntry: mosquitto_sub {to} -t 'hello/#' -v    and: mosquitto_pub {to} -t hello/world -m hi"
         ));
+    }
+    if let Some(http) = http {
+        text.push_str(&format!("\ndashboard: http://{http}/"));
     }
     text
 }
@@ -67,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_defaults_read_well() {
-        let text = greeting(&Broker::default(), &addresses(&["127.0.0.1:20000"]), 2);
+        let text = greeting(&Broker::default(), &addresses(&["127.0.0.1:20000"]), 2, None);
         let (first, second) = text.split_once('\n').expect("two lines");
         let rest = first.split_once(" listening ").map(|(_, rest)| rest);
         let expected =
@@ -80,11 +89,13 @@ mod tests {
     fn mixed_storage_and_other_addresses_are_told() {
         let mut broker = Broker::default();
         broker.storage.session = Storage::Redis;
-        let text = greeting(&broker, &addresses(&["10.0.0.1:1883", "[::]:1883"]), 1);
+        let http = addresses(&["127.0.0.1:20080"]).first().copied();
+        let text = greeting(&broker, &addresses(&["10.0.0.1:1883", "[::]:1883"]), 1, http);
         for part in [
             "on 10.0.0.1:1883 and [::]:1883, 1 shard,",
             "storage retain local publish local subscription local session redis,",
             "mosquitto_pub -h 10.0.0.1 -p 1883 ",
+            "\ndashboard: http://127.0.0.1:20080/",
         ] {
             assert!(text.contains(part), "{part:?} is not in {text:?}");
         }

@@ -8,16 +8,22 @@
 use std::{collections::HashMap, sync::Arc};
 
 use octopus_engine::{
-    AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Message, ShardId, Stats,
+    Ask, AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Found, Message, Query,
+    ShardId, Stats,
 };
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubHandle, HubSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::store::Store;
+
 /// Connects that wait for authentication at a time; more are told the server is busy (0x89).
 const AUTH_WAITING_MAX: usize = 16_384;
 /// Questions of the control plane that wait for the hub's turn.
 const REQUESTS_MAX: usize = 1024;
+
+/// Takes what concerns other nodes to the bridge, with the shard it came from.
+pub type BridgeSender = mpsc::UnboundedSender<(ShardId, Envelope)>;
 
 /// The way from the control plane to the shards. Cheap to clone. Scope: node.
 #[derive(Clone)]
@@ -25,6 +31,7 @@ pub struct Hub {
     sender: HubSender,
     requests: mpsc::Sender<Request>,
     shards: u16,
+    bridge: Option<BridgeSender>,
 }
 
 /// What authentication has to know, in the order it happened.
@@ -48,6 +55,7 @@ pub struct AuthQuestion {
 /// What the hub's task is asked to collect.
 enum Request {
     Stats(oneshot::Sender<Vec<Stats>>),
+    Query { shard: ShardId, ask: Ask, asker: oneshot::Sender<Found> },
 }
 
 /// The hub's task, before it runs.
@@ -56,9 +64,16 @@ pub struct HubTask {
     requests: mpsc::Receiver<Request>,
     auth: mpsc::UnboundedSender<AuthEvent>,
     auth_places: Arc<Semaphore>,
+    store: Option<Store>,
+    /// What goes to other nodes. Not bounded here: the bridge takes everything at once and
+    /// has the limits.
+    bridge: Option<BridgeSender>,
     shards: u16,
     /// Answers to `StatsWanted` that are still coming, oldest question first.
     stats: Vec<StatsRound>,
+    /// Questions to shards that are not answered yet, by number.
+    queries: HashMap<u64, oneshot::Sender<Found>>,
+    last_query: u64,
 }
 
 struct StatsRound {
@@ -68,13 +83,30 @@ struct StatsRound {
 
 /// The hub of a node that has just started: the handle for everyone, the task to spawn, and
 /// the questions that authentication answers.
-pub fn hub(handle: HubHandle, shards: u16) -> (Hub, HubTask, mpsc::UnboundedReceiver<AuthEvent>) {
+///
+/// - `bridge`: where what concerns other nodes goes; `None` if there are none.
+pub fn hub(
+    handle: HubHandle,
+    shards: u16,
+    bridge: Option<BridgeSender>,
+) -> (Hub, HubTask, mpsc::UnboundedReceiver<AuthEvent>) {
     let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
     // As long as its two bounds: the places for questions, and the connections of the node.
     let (auth_in, auth) = mpsc::unbounded_channel();
-    let hub = Hub { sender: handle.sender(), requests: requests_in, shards };
-    let auth_places = Arc::new(Semaphore::new(AUTH_WAITING_MAX));
-    let task = HubTask { handle, requests, auth: auth_in, auth_places, shards, stats: Vec::new() };
+    let sender = handle.sender();
+    let hub = Hub { sender, requests: requests_in, shards, bridge: bridge.clone() };
+    let task = HubTask {
+        handle,
+        requests,
+        auth: auth_in,
+        auth_places: Arc::new(Semaphore::new(AUTH_WAITING_MAX)),
+        store: None,
+        bridge,
+        shards,
+        stats: Vec::new(),
+        queries: HashMap::new(),
+        last_query: 0,
+    };
     (hub, task, auth)
 }
 
@@ -90,6 +122,13 @@ impl Hub {
         answer.await.ok()
     }
 
+    /// Asks one shard what lives there; `None` if the node is stopping.
+    pub async fn query(&self, shard: ShardId, ask: Ask) -> Option<Found> {
+        let (asker, answer) = oneshot::channel();
+        self.requests.send(Request::Query { shard, ask, asker }).await.ok()?;
+        answer.await.ok()
+    }
+
     /// Answers an [`AuthQuestion`].
     pub fn authenticated(&self, shard: ShardId, answer: AuthAnswer) {
         self.sender.send(shard, vec![Envelope::Authenticated(Box::new(answer))]);
@@ -100,13 +139,28 @@ impl Hub {
         self.sender.send(ShardId(0), vec![Envelope::Inject(message)]);
     }
 
-    /// Ends a client's connection, wherever on this node it is.
+    /// Hands messages that concern this node alone to its clients; see [`Envelope::Local`].
+    pub fn publish_local(&self, messages: impl IntoIterator<Item = Message>) {
+        let envelopes: Vec<_> = messages.into_iter().map(Envelope::Local).collect();
+        self.sender.broadcast(&envelopes);
+    }
+
+    /// Ends a client's connection, wherever in the group it is.
     pub fn kick(&self, client: &str, reason: ReasonCode) {
+        if let Some(bridge) = &self.bridge {
+            // A bridge that has ended has no other node to tell.
+            let _ = bridge.send((ShardId(0), Envelope::Kick { client: client.into(), reason }));
+        }
         self.sender.broadcast(&[Envelope::Kick { client: client.into(), reason }]);
     }
 }
 
 impl HubTask {
+    /// Hands what concerns sessions of the group to `store`.
+    pub fn set_store(&mut self, store: Store) {
+        self.store = Some(store);
+    }
+
     /// Runs until every shard has ended.
     pub async fn run(mut self) {
         loop {
@@ -130,16 +184,47 @@ impl HubTask {
                 self.stats.push(StatsRound { answers: HashMap::new(), asker });
                 self.handle.broadcast(&[Envelope::StatsWanted]);
             }
+            Request::Query { shard, ask, asker } => {
+                self.last_query += 1;
+                let id = self.last_query;
+                self.queries.insert(id, asker);
+                self.handle.send(shard, vec![Envelope::Query(Box::new(Query { id, ask }))]);
+            }
         }
     }
 
     fn take(&mut self, shard: ShardId, envelope: Envelope) {
+        let envelope = match &self.store {
+            Some(store) => match store.take(shard, envelope) {
+                Some(envelope) => envelope,
+                None => return,
+            },
+            None => envelope,
+        };
         match envelope {
             Envelope::Stats(stats) => self.take_stats(shard, *stats),
+            Envelope::Answer(answer) => {
+                if let Some(asker) = self.queries.remove(&answer.id) {
+                    // Whoever asked may have gone away.
+                    let _ = asker.send(answer.found);
+                }
+            }
             Envelope::Authenticate(request) => self.authenticate(shard, *request),
             Envelope::Parted { connection } => {
                 // Nobody listens while the node stops.
                 let _ = self.auth.send(AuthEvent::Parted { shard, connection });
+            }
+            Envelope::Interest { .. }
+            | Envelope::GroupState { .. }
+            | Envelope::Bridge { .. }
+            | Envelope::BridgeGroup { .. }
+            | Envelope::Retained { .. }
+            | Envelope::RetainedFound(_)
+            | Envelope::Fenced { .. } => {
+                if let Some(bridge) = &self.bridge {
+                    // It ends after the hub.
+                    let _ = bridge.send((shard, envelope));
+                }
             }
             other => tracing::error!(?shard, envelope = ?other, "not for the hub"),
         }

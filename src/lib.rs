@@ -5,10 +5,19 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod greeting;
+pub mod http;
 pub mod hub;
+pub mod link;
 pub mod log;
 pub mod node;
+pub mod operate;
+pub mod pages;
+pub mod process;
 pub mod signals;
+pub mod stats;
+pub mod store;
+pub mod systemd;

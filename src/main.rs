@@ -4,26 +4,45 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use octopus::{
     auth::{self, passwd},
+    bridge::{
+        Bridge, Joined,
+        counters::Counters,
+        keys::Keys,
+        link::Link,
+        members::{JoinError, Members},
+    },
     cli::{self, Command, Invocation},
-    config::{self, ConfigError, Loaded, LogFormat, Sources},
+    config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
-    hub, log,
+    hub::{self, BridgeSender, Hub},
+    log,
     node::{self, Node, ShardFailed, StartError},
+    operate, pages,
     signals::Signals,
+    stats::{self, GroupStats},
+    store, systemd,
 };
 use octopus_mqtt::ReasonCode;
+use octopus_runtime::HubHandle;
+use tokio::sync::watch;
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
+/// How long what the shards told last of their sessions may take to be written.
+const LAST_WRITES_MAX: Duration = Duration::from_millis(1000);
 /// How long after a signal the process is gone, whatever happens.
 const STOP_MAX: Duration = Duration::from_millis(4500);
+/// How long the group may take to hear that this node leaves.
+const LEAVE_MAX: Duration = Duration::from_millis(400);
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os()) {
@@ -31,8 +50,11 @@ fn main() -> ExitCode {
         Err(usage) => return explain(&usage),
     };
     let outcome = match &invocation.command {
-        Command::Run => load(&invocation).and_then(|loaded| serve(&loaded)),
+        Command::Run => load(&invocation).and_then(|loaded| serve(&loaded, &invocation)),
         Command::CheckConfig => load(&invocation).and_then(|loaded| print(&report(&loaded))),
+        Command::Operate(operation) => {
+            load(&invocation).and_then(|loaded| Ok(operate::run(operation, &loaded.config)?))
+        }
         Command::Passwd(passwd) => {
             passwd::run(passwd).map_err(Fatal::Passwd).and_then(|done| print(&done))
         }
@@ -48,45 +70,149 @@ fn main() -> ExitCode {
 }
 
 fn load(invocation: &Invocation) -> Result<Loaded, Fatal> {
+    config::load(sources(invocation)).map_err(Fatal::Config)
+}
+
+fn sources(invocation: &Invocation) -> Sources {
     let environment = std::env::vars_os()
         .map(|(name, text)| {
             (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())
         })
         .collect();
     let (file, flags) = (invocation.config_file.clone(), invocation.settings.clone());
-    config::load(Sources { file, environment, flags }).map_err(Fatal::Config)
+    Sources { file, environment, flags }
 }
 
 /// Runs the broker until a signal has stopped it.
-fn serve(loaded: &Loaded) -> Result<(), Fatal> {
+fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
     let config = &loaded.config;
-    log::start(&config.log);
+    let log_filter = log::start(&config.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = control.block_on(async {
         let signals = Signals::catch()?;
-        let mut node = node::start(config)?;
-        let (hub, hub_task, questions) =
-            hub::hub(node.take_hub().expect("taken once"), node.shards());
-        let auth = auth::Service::new(config, hub)?;
-        tokio::spawn(hub_task.run());
+        let seed = RandomState::new().hash_one("seed");
+        node::check(config)?;
+        let incarnation = RandomState::new().hash_one("incarnation");
+        let joined = join_group(config, incarnation).await?;
+        let mut node = node::start(config, seed)?;
+        let http = pages::bind(loaded).await?;
+        let handle = node.take_hub().expect("taken once");
+        let store = joined.as_ref().map(|joined| {
+            let settings = store::Settings::new(config, incarnation, node.shards(), seed);
+            store::start(settings, joined.link().clone(), handle.sender())
+        });
+        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
+        let auth = auth::Service::new(config, hub.clone())?;
         tokio::spawn(auth.run(questions));
-        greet(config.log.format, &greeting(&config.broker, node.addresses(), node.shards()));
-        run_until_stopped(node, signals).await
+        let (store, last_writes) = store.unzip();
+        if let Some(store) = store {
+            hub_task.set_store(store);
+        }
+        let hub_task = tokio::spawn(hub_task.run());
+        tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
+        let (stopping, is_stopping) = watch::channel(false);
+        let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = http {
+            let reload = pages::Reload::new(sources(invocation), loaded, log_filter.clone());
+            let shown = group.as_ref().map(|group| pages::Group {
+                link: group.link.clone(),
+                members: group.members.clone(),
+                counters: group.counters.clone(),
+            });
+            let (hub, addresses) = (hub.clone(), node.addresses());
+            let app = pages::app(config, hub, addresses, log_filter, reload, shown)?;
+            tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
+        }
+        let members = group.map(|group| start_stats(group, hub.clone(), config.stats.interval));
+        let (addresses, shards) = (node.addresses(), node.shards());
+        let text = greeting(&config.broker, addresses, shards, http_address);
+        greet(config.log.format, &text);
+        systemd::ready(text.lines().next().unwrap_or_default());
+        tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
+        let outcome = run_until_stopped(node, signals, stopping).await;
+        if let Some(last_writes) = last_writes {
+            let writes = async { (hub_task.await, last_writes.await) };
+            if tokio::time::timeout(LAST_WRITES_MAX, writes).await.is_err() {
+                tracing::warn!("stopped before all of the sessions was written");
+            }
+        }
+        leave_group(members).await;
+        outcome
     });
     // A shard that still hangs must not keep the process.
     control.shutdown_background();
     outcome
 }
 
+/// The group this node is in.
+struct Group {
+    link: Link,
+    keys: Keys,
+    members: Members,
+    counters: Counters,
+}
+
+/// Takes this node's place in its group, if it has one.
+async fn join_group(config: &Config, incarnation: u64) -> Result<Option<Joined>, Fatal> {
+    if config.broker.group.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Joined::join(config, incarnation).await?))
+}
+
+/// Starts what brings messages to other nodes and from them; where the hub sends to it.
+fn start_bridge(
+    joined: Option<Joined>,
+    handle: &HubHandle,
+    shards: u16,
+    seed: u64,
+) -> (Option<Group>, Option<BridgeSender>) {
+    let Some(joined) = joined else { return (None, None) };
+    let group = Group {
+        link: joined.link().clone(),
+        keys: joined.keys().clone(),
+        members: joined.members().clone(),
+        counters: joined.counters().clone(),
+    };
+    let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
+    let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    tokio::spawn(bridge.run());
+    (Some(group), Some(sender))
+}
+
+/// Starts what writes the group's counters.
+fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
+    let Group { link, keys, members, .. } = group;
+    let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
+    tokio::spawn(stats.run());
+    members
+}
+
+/// Gives the lease back, so that the group knows at once.
+async fn leave_group(members: Option<Members>) {
+    let Some(members) = members else { return };
+    let left = tokio::time::timeout(LEAVE_MAX, members.leave()).await;
+    if !matches!(left, Ok(Ok(_))) {
+        tracing::warn!("the group was not told; it will know when the lease is over");
+    }
+}
+
 /// Waits for a signal, then stops: in order at the first one, at once at the second.
-async fn run_until_stopped(node: Node, mut signals: Signals) -> Result<(), Fatal> {
+async fn run_until_stopped(
+    node: Node,
+    mut signals: Signals,
+    stopping: watch::Sender<bool>,
+) -> Result<(), Fatal> {
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),
         failed = node.failed() => return Err(failed.into()),
     }
+    systemd::stopping();
+    stopping.send_replace(true);
     node.stop(ReasonCode::ServerShuttingDown, FLUSH_MAX);
     let joined = tokio::task::spawn_blocking(move || node.join());
     tokio::select! {
@@ -149,6 +275,7 @@ enum Fatal {
     Start(StartError),
     Auth(auth::StartError),
     Passwd(String),
+    Group(JoinError),
     Shard(ShardFailed),
     System(io::Error),
     StoppedAtOnce(&'static str),
@@ -164,6 +291,7 @@ impl fmt::Display for Fatal {
             Self::Start(error) => writeln!(f, "octopus: {error}"),
             Self::Auth(error) => writeln!(f, "octopus: {error}"),
             Self::Passwd(cause) => writeln!(f, "octopus passwd: {cause}"),
+            Self::Group(error) => writeln!(f, "octopus: {error}"),
             Self::Shard(error) => writeln!(f, "octopus: {error}"),
             Self::System(error) => writeln!(f, "octopus: {error}"),
             Self::StoppedAtOnce(signal) => {
@@ -183,6 +311,12 @@ impl From<StartError> for Fatal {
 impl From<auth::StartError> for Fatal {
     fn from(error: auth::StartError) -> Self {
         Self::Auth(error)
+    }
+}
+
+impl From<JoinError> for Fatal {
+    fn from(error: JoinError) -> Self {
+        Self::Group(error)
     }
 }
 

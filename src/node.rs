@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
-use octopus_engine::{ListenerId, Pick, Shard, ShardConfig};
+use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
 use crate::auth;
 use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
@@ -47,29 +47,67 @@ impl From<octopus_runtime::StartError> for StartError {
     }
 }
 
+/// Finds out what would keep the node from starting, before anything is done.
+///
+/// # Errors
+/// What this version does not carry out, or what the kernel lacks.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    refuse_unsupported(config)?;
+    Ok(octopus_runtime::preflight()?)
+}
+
 /// Starts the shards; returns when all of them accept connections.
 ///
 /// # Errors
 /// What is in the way, with its remedy; nothing is left running then.
-pub fn start(config: &Config) -> Result<Node, StartError> {
-    refuse_unsupported(config)?;
-    octopus_runtime::preflight()?;
+///
+/// - `seed`: the same for all shards; decides where topics and clients are at home.
+pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let limits = config.limits.clone();
     let authenticate = auth::is_needed(config);
+    let cluster = !config.broker.group.is_empty();
+    let storage = config.broker.storage;
+    let recorded = Recorded {
+        sessions: storage.session == Storage::Redis,
+        subscriptions: storage.subscription == Storage::Redis,
+        messages: storage.publish == Storage::Redis,
+    };
+    let given = |text: &str| (!text.is_empty()).then(|| text.into());
+    let server_reference: Option<Box<str>> = given(&config.broker.server_reference);
+    let response_information: Option<Box<str>> = given(&config.broker.response_information);
+    let shared_pick = config.broker.shared_pick;
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
-        let shared_pick = Pick::default();
-        Shard::new(ShardConfig { id, shards, limits, seed, authenticate, shared_pick })
+        Shard::new(ShardConfig {
+            limits,
+            authenticate,
+            cluster,
+            recorded,
+            shared_pick,
+            server_reference: server_reference.clone(),
+            response_information: response_information.clone(),
+            ..ShardConfig::new(id, shards, seed)
+        })
     };
-    Ok(octopus_runtime::start(&node_config(config)?, make)?)
+    let node_config = octopus_runtime::NodeConfig { seed: Some(seed), ..node_config(config)? };
+    Ok(octopus_runtime::start(&node_config, make)?)
 }
 
 /// Refuses what would be accepted and not done.
 fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
+    if !config.redis.cluster.nodes.is_empty() {
+        let key = "redis.cluster.nodes".to_owned();
+        return Err(StartError::NotSupported {
+            key,
+            value: "a Redis Cluster",
+            supported: "redis.host or redis.sentinel",
+        });
+    }
     let in_redis = config.broker.storage.named().into_iter().find(|(_, s)| *s == Storage::Redis);
-    if let Some((kind, _)) = in_redis {
+    if let Some((kind, _)) = in_redis.filter(|_| config.broker.group.is_empty()) {
         let key = format!("broker.storage.{kind}");
-        return Err(StartError::NotSupported { key, value: "redis", supported: "local" });
+        let supported = "local, or give broker.group";
+        return Err(StartError::NotSupported { key, value: "redis", supported });
     }
     Ok(())
 }
@@ -138,7 +176,8 @@ mod tests {
         let line = refuse_unsupported(&config).expect_err("not supported").to_string();
         assert_eq!(
             line,
-            "broker.storage.session: redis is not supported by this version; use local"
+            "broker.storage.session: redis is not supported by this version; use local, or give \
+             broker.group"
         );
     }
 }

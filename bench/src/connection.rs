@@ -6,7 +6,7 @@ use octopus_mqtt::{
     Ack, AckKind, DecodeError, Delivery, Packet, QoS, ReasonCode, ReasonProperties, encode_ack,
 };
 
-use crate::{net, publisher::Publisher, subscriber::Subscriber, wire, worker::Context};
+use crate::{context::Context, net, publisher::Publisher, subscriber::Subscriber, wire};
 
 /// Scope: one client for the length of a run; nobody reconnects.
 pub(crate) struct Connection {

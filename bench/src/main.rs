@@ -4,6 +4,9 @@
 mod cli;
 mod compare;
 mod connection;
+mod context;
+#[cfg(test)]
+mod faulty;
 mod net;
 mod order;
 mod plan;

@@ -22,6 +22,8 @@ pub(crate) struct Ready {
     pub index: usize,
     pub readable: bool,
     pub writable: bool,
+    /// The peer has closed, or the socket failed: no further event will tell.
+    pub closing: bool,
 }
 
 /// Sockets watched by one thread, edge-triggered: each is registered once for both directions
@@ -66,11 +68,12 @@ impl Poll {
         use epoll::EventFlags as Flags;
         let event = self.events[at];
         let (data, flags) = (event.data, event.flags);
-        let failed = flags.intersects(Flags::ERR | Flags::HUP | Flags::RDHUP);
+        let closing = flags.intersects(Flags::ERR | Flags::HUP | Flags::RDHUP);
         Ready {
             index: data.u64() as usize,
-            readable: failed || flags.contains(Flags::IN),
-            writable: failed || flags.contains(Flags::OUT),
+            readable: closing || flags.contains(Flags::IN),
+            writable: closing || flags.contains(Flags::OUT),
+            closing,
         }
     }
 }

@@ -4,12 +4,7 @@ use std::collections::VecDeque;
 
 use octopus_mqtt::{PacketId, QoS};
 
-use crate::{
-    plan::Plan,
-    stamp::Stamp,
-    wire::Template,
-    worker::{Context, Phase},
-};
+use crate::{context::Context, plan::Plan, stamp::Stamp, wire::Template};
 
 /// Scope: one connection.
 pub(crate) struct Publisher {
@@ -125,7 +120,7 @@ impl Publisher {
     }
 
     fn room(&self, context: &Context) -> usize {
-        if !matches!(context.phase, Phase::Warmup | Phase::Measure) {
+        if !context.may_send() {
             return 0;
         }
         let mut room = self.credit(context);

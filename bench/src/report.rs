@@ -239,3 +239,76 @@ fn write_times(f: &mut fmt::Formatter<'_>, name: &str, t: Option<&Percentiles>) 
         t.p50_us, t.p99_us, t.p999_us, t.max_us
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn plan(line: &str) -> Plan {
+        let cli = Cli::try_parse_from(line.split(' ')).expect("a lawful line");
+        Plan::of(&cli.command).expect("an address").remove(0)
+    }
+
+    /// Two clients, a hundred messages in a second, all of them received.
+    fn perfect() -> (Measured, Stats) {
+        let measured = Measured {
+            elapsed: Duration::from_secs(1),
+            sent: 100,
+            received: 100,
+            load_cpu_ns: 50_000_000,
+            open_at_end: 2,
+            ..Measured::default()
+        };
+        let mut stats = Stats::new();
+        (0..2).for_each(|_| stats.connect.record_ns(1_000_000));
+        (0..100).for_each(|n| stats.latency.record_ns(n * 1_000_000));
+        (stats.sent, stats.received) = (100, 100);
+        (measured, stats)
+    }
+
+    #[test]
+    fn a_perfect_run_breaks_no_promise_and_tells_its_figures() {
+        let (measured, stats) = perfect();
+        let outcome = Outcome::new(&plan("b pairs -c 1 -q 2"), &measured, &stats);
+        assert!(outcome.broken.is_empty(), "{:?}", outcome.broken);
+        assert_eq!((outcome.lost, outcome.received_per_s), (0, 100.0));
+        assert_eq!(outcome.load_cpu_us_per_message, Some(500.0));
+        let text = outcome.to_string();
+        assert!(text.contains("100 received/s") && text.contains("all promises kept"), "{text}");
+        let json = outcome.to_json();
+        assert!(!json.contains('\n') && json.contains("\"p99_us\":98"), "{json}");
+    }
+
+    #[test]
+    fn each_qos_promises_what_it_promises() {
+        for (qos, lost, duplicates, broken) in [
+            (0, 1, 0, ""),
+            (0, 0, 1, "1 duplicates"),
+            (1, 1, 0, "1 messages lost"),
+            (1, 0, 1, ""),
+            (2, 1, 0, "1 messages lost"),
+            (2, 0, 1, "1 duplicates"),
+        ] {
+            let (measured, mut stats) = perfect();
+            stats.received -= lost;
+            stats.duplicates = duplicates;
+            let plan = plan(&format!("b pairs -c 1 -q {qos}"));
+            let outcome = Outcome::new(&plan, &measured, &stats);
+            assert_eq!(outcome.broken.join(", "), broken, "QoS {qos}");
+        }
+    }
+
+    #[test]
+    fn errors_and_order_and_absent_clients_always_count() {
+        let (measured, mut stats) = perfect();
+        stats.count_error("closed by the broker".into());
+        stats.out_of_order = 3;
+        let outcome = Outcome::new(&plan("b pairs -c 2"), &measured, &stats);
+        let expected = ["1 errors", "2 clients not connected", "3 messages out of order"];
+        assert_eq!(outcome.broken, expected);
+        assert!(outcome.to_string().contains("1 x closed by the broker"));
+    }
+}

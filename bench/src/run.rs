@@ -11,11 +11,12 @@ use std::{
 use octopus_mqtt::QoS;
 
 use crate::{
+    context::{Phase, Progress, Shared},
     plan::Plan,
     report::{Measured, Outcome},
     stats::Stats,
     system,
-    worker::{Phase, Progress, Shared, Worker},
+    worker::Worker,
 };
 
 /// A moment at which an observer may look at the broker.

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use foldhash::fast::FixedState;
 
 use crate::{
+    context::{Context, Phase},
     order::{Arrival, Seen, Stream},
     plan::Spread,
     stamp::Stamp,
-    worker::{Context, Phase},
 };
 
 /// Scope: one connection.

@@ -5,15 +5,13 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use crate::{
     connection::{Connection, Failure, Role, State},
+    context::{Context, Phase, Shared},
     net::{self, Poll, Ready},
     plan::{Plan, Spread},
     publisher::Publisher,
@@ -21,112 +19,6 @@ use crate::{
     subscriber::Subscriber,
     system, wire,
 };
-
-/// Where a run stands. The coordinator moves it on, workers follow within a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    Connect,
-    Warmup,
-    Measure,
-    /// Nothing new is sent; what is under way may arrive.
-    Drain,
-    Stop,
-}
-
-/// What all threads of a run share.
-pub(crate) struct Shared {
-    phase: AtomicU8,
-    pub progress: Vec<Progress>,
-    /// By publisher: messages its subscribers in this process have taken.
-    delivered: Vec<AtomicU64>,
-}
-
-/// A worker's counts as the coordinator sees them, at most a turn old.
-#[derive(Default)]
-#[repr(align(128))]
-pub(crate) struct Progress {
-    /// Clients that came as far as they should, or failed on the way.
-    pub settled: AtomicU64,
-    pub open: AtomicU64,
-    pub sent: AtomicU64,
-    pub received: AtomicU64,
-    pub acknowledged: AtomicU64,
-    /// Publishers that have reached the run's limit.
-    pub finished: AtomicU64,
-}
-
-impl Shared {
-    pub(crate) fn new(plan: &Plan) -> Self {
-        let credited = if plan.deliveries_per_message() > 0 { plan.publishers } else { 0 };
-        Self {
-            phase: AtomicU8::new(Phase::Connect as u8),
-            progress: (0..plan.threads).map(|_| Progress::default()).collect(),
-            delivered: (0..credited).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
-
-    pub(crate) fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
-            0 => Phase::Connect,
-            1 => Phase::Warmup,
-            2 => Phase::Measure,
-            3 => Phase::Drain,
-            _ => Phase::Stop,
-        }
-    }
-
-    pub(crate) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Relaxed);
-    }
-}
-
-/// What the handlers of one thread's connections see of their surroundings.
-pub(crate) struct Context {
-    pub plan: Arc<Plan>,
-    pub stats: Stats,
-    pub phase: Phase,
-    /// Monotonic clock, read once per turn and per read.
-    pub now: u64,
-    /// Connects under way.
-    pub connecting: usize,
-    /// Clients that connected and, if they should, subscribed.
-    pub ready: u64,
-    acknowledged: u64,
-    shared: Arc<Shared>,
-    /// Connections of this thread whose publisher may have more room now.
-    freed: Vec<usize>,
-    worker: usize,
-}
-
-impl Context {
-    /// Messages of `publisher` that subscribers of this process have taken.
-    #[inline]
-    pub(crate) fn delivered(&self, publisher: u32) -> u64 {
-        self.shared.delivered.get(publisher as usize).map_or(0, |count| count.load(Relaxed))
-    }
-
-    /// A subscriber has taken a message of `publisher`, which may therefore send more.
-    #[inline]
-    pub(crate) fn count_delivery(&mut self, publisher: u32) {
-        let publisher = publisher as usize;
-        let Some(count) = self.shared.delivered.get(publisher) else { return };
-        count.fetch_add(1, Relaxed);
-        let threads = self.plan.threads;
-        let connection = publisher / threads;
-        if publisher % threads == self.worker && self.freed.last() != Some(&connection) {
-            self.freed.push(connection);
-        }
-    }
-
-    /// A message was acknowledged `after_ns` after it was sent.
-    pub(crate) fn count_acknowledged(&mut self, after_ns: u64) {
-        self.acknowledged += 1;
-        if self.phase == Phase::Measure {
-            self.stats.acknowledge.record_ns(after_ns);
-        }
-    }
-}
 
 /// One thread of a run.
 pub(crate) struct Worker {
@@ -174,18 +66,7 @@ impl Worker {
     /// If the epoll set cannot be made.
     pub(crate) fn new(plan: &Arc<Plan>, shared: &Arc<Shared>, worker: usize) -> io::Result<Self> {
         let clients = clients_of(plan, worker);
-        let context = Context {
-            plan: Arc::clone(plan),
-            stats: Stats::new(),
-            phase: Phase::Connect,
-            now: system::now_ns(),
-            connecting: 0,
-            ready: 0,
-            acknowledged: 0,
-            shared: Arc::clone(shared),
-            freed: Vec::new(),
-            worker,
-        };
+        let context = Context::new(plan, shared, worker);
         Ok(Self {
             context,
             poll: Poll::new()?,
@@ -216,7 +97,9 @@ impl Worker {
                 self.handle_ready(self.poll.event(at));
             }
             for index in std::mem::take(&mut self.unread) {
-                self.serve(index, read);
+                self.serve(index, |connection, context, buffer| {
+                    read(connection, context, buffer, Until::Empty)
+                });
             }
             self.make_due();
             self.refill();
@@ -239,7 +122,7 @@ impl Worker {
         if phase == Phase::Measure && self.context.plan.replay.is_some() {
             self.serve_all(|connection, context| connection.subscribe(context));
         }
-        if matches!(phase, Phase::Warmup | Phase::Measure) {
+        if self.context.may_send() {
             self.start_schedule();
             self.context.freed.extend(0..self.publishers());
         }
@@ -270,7 +153,7 @@ impl Worker {
         if self.credit_comes_from_elsewhere() {
             timeout = Duration::from_millis(1);
         }
-        if let Some(schedule) = self.schedule.as_ref().filter(|_| self.may_send()) {
+        if let Some(schedule) = self.schedule.as_ref().filter(|_| self.context.may_send()) {
             timeout = timeout.min(Duration::from_nanos(schedule.next_ns().saturating_sub(now)));
         }
         if !self.waiting.is_empty() && self.context.connecting < self.connect_window() {
@@ -280,17 +163,13 @@ impl Worker {
         timeout
     }
 
-    fn may_send(&self) -> bool {
-        matches!(self.context.phase, Phase::Warmup | Phase::Measure)
-    }
-
     /// Whether other threads' subscribers make room for our publishers; they cannot wake us.
     fn credit_comes_from_elsewhere(&self) -> bool {
         let plan = &self.context.plan;
         plan.threads > 1
             && matches!(plan.spread, Spread::All | Spread::Group)
             && self.publishers() > 0
-            && self.may_send()
+            && self.context.may_send()
     }
 
     fn connect_window(&self) -> usize {
@@ -340,7 +219,8 @@ impl Worker {
             if ready.writable && connection.write_blocked {
                 connection.handle_writable(context)?;
             }
-            if ready.readable { read(connection, context, buffer) } else { Ok(true) }
+            let until = if ready.closing { Until::Empty } else { Until::Short };
+            if ready.readable { read(connection, context, buffer, until) } else { Ok(true) }
         });
     }
 
@@ -391,7 +271,7 @@ impl Worker {
     /// Hands each message that is due to the next publisher.
     fn make_due(&mut self) {
         let publishers = self.publishers();
-        if !self.may_send() {
+        if !self.context.may_send() {
             return;
         }
         let Some(schedule) = &mut self.schedule else { return };
@@ -469,10 +349,6 @@ impl Worker {
 
     fn show_progress(&self) {
         let progress = &self.context.shared.progress[self.context.worker];
-        let finished = || {
-            let publishers = self.connections.iter().take(self.publishers()).flatten();
-            publishers.filter(|c| matches!(&c.role, Role::Publisher(p) if p.is_finished())).count()
-        };
         let open = self.connections.len() as u64 - self.ended;
         progress.settled.store(self.context.ready + self.failed, Relaxed);
         progress.open.store(open, Relaxed);
@@ -480,8 +356,18 @@ impl Worker {
         progress.received.store(self.context.stats.received, Relaxed);
         progress.acknowledged.store(self.context.acknowledged, Relaxed);
         if self.context.plan.limit.is_some() {
-            progress.finished.store(finished() as u64, Relaxed);
+            progress.finished.store(self.finished_publishers() as u64, Relaxed);
         }
+    }
+
+    /// Publishers that will send no more: at the run's limit, or ended.
+    fn finished_publishers(&self) -> usize {
+        let is_finished = |connection: &Connection| match &connection.role {
+            Role::Publisher(publisher) => publisher.is_finished(),
+            _ => false,
+        };
+        let publishers = self.connections.iter().take(self.publishers());
+        publishers.filter(|connection| connection.as_ref().is_none_or(is_finished)).count()
     }
 
     fn take_in(&mut self, connection: &Connection) {
@@ -506,11 +392,22 @@ impl Worker {
     }
 }
 
+/// When a socket is known to have no more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// A read came back short: what comes later makes a new event.
+    Short,
+    /// A read found nothing. Needed once the peer has closed: its end of stream may stand right
+    /// behind what a short read returned, and no event follows.
+    Empty,
+}
+
 /// Reads until the socket has no more, or the turn's budget is used up (`Ok(false)`).
 fn read(
     connection: &mut Connection,
     context: &mut Context,
     buffer: &mut Vec<u8>,
+    until: Until,
 ) -> Result<bool, Failure> {
     for _ in 0..READS_PER_TURN {
         let begun = connection.partial.len();
@@ -529,7 +426,7 @@ fn read(
         let used = connection.handle_bytes(&buffer[..filled], context)?;
         connection.partial.clear();
         connection.partial.extend_from_slice(&buffer[used..filled]);
-        if filled < buffer.len() {
+        if filled < buffer.len() && until == Until::Short {
             return Ok(true);
         }
     }

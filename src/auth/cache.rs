@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
+use ring::hmac;
 
 use super::password::random;
 

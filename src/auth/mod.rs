@@ -22,6 +22,7 @@ mod files;
 mod hash_pool;
 mod http;
 mod jwt;
+mod jwt_signature;
 mod log;
 pub mod passwd;
 mod password;

@@ -5,9 +5,10 @@
 use std::num::NonZeroU32;
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use aws_lc_rs::{constant_time, digest, pbkdf2, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use ring::rand::SecureRandom as _;
+use ring::{digest, pbkdf2, rand};
 
 use super::scram;
 
@@ -95,13 +96,14 @@ pub(crate) fn hash(password: &[u8]) -> Option<String> {
 /// Bytes nobody can guess; `None` if the system has none.
 pub(crate) fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).ok()?;
+    rand::SystemRandom::new().fill(&mut bytes).ok()?;
     Some(bytes)
 }
 
 /// Compares without telling by its time where the difference is.
 pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
-    constant_time::verify_slices_are_equal(one, other).is_ok()
+    let differing = one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b));
+    one.len() == other.len() && std::hint::black_box(differing) == 0
 }
 
 fn argon2id(costs: &str, salt: &str, hash: &str) -> Option<Stored> {

@@ -5,9 +5,9 @@
 
 use std::num::NonZeroU32;
 
-use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::{digest, hmac, pbkdf2};
 
 use super::password::{is_same, random};
 

@@ -70,6 +70,10 @@ const BAN_TARGETS: Kind = Kind::List {
     what: "address:<address or network>, user:<name> or client:<id>",
     valid: |text| text.parse::<crate::auth::Target>().is_ok(),
 };
+const FILTERS: Kind = Kind::List {
+    what: "a topic filter",
+    valid: |text| octopus_mqtt::TopicFilter::parse(text).is_ok(),
+};
 const GROUP: Kind = Kind::Text {
     what: "nothing, or up to 64 of letters, digits, '_', '-', '.'",
     valid: |text| text.is_empty() || is_name(text),
@@ -126,6 +130,24 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key("broker.storage.session", STORAGE, "Where sessions are kept.", |c| {
         &mut c.broker.storage.session
     }),
+    key(
+        "broker.shared_pick",
+        Kind::Choice(&["round_robin", "random", "least_inflight", "sticky", "publisher"]),
+        "Which online member of a shared subscription gets a message; publisher: one publisher, one member.",
+        |c| &mut c.broker.shared_pick,
+    ),
+    key(
+        "broker.server_reference",
+        TEXT,
+        "Where version 5 clients are sent when this node stops (Server Reference); empty: nowhere.",
+        |c| &mut c.broker.server_reference,
+    ),
+    key(
+        "broker.response_information",
+        TEXT,
+        "What version 5 clients that ask for Response Information get; empty: none.",
+        |c| &mut c.broker.response_information,
+    ),
     key(
         "broker.auth.enable",
         Kind::Switch,
@@ -452,11 +474,74 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "Redirections followed for one command.",
         |c| &mut c.redis.cluster.max_redirects,
     ),
+    key(
+        "cluster.lease",
+        seconds(1, 300),
+        "How long a node that says nothing counts as live.",
+        |c| &mut c.cluster.lease,
+    ),
+    key(
+        "cluster.takeover_timeout",
+        Kind::Time { min: Duration::from_millis(200), max: Duration::from_secs(60) },
+        "How long a live node may take to hand over a session whose client has connected elsewhere. A node that cannot look for three quarters of it lets the clients of its persistent sessions go.",
+        |c| &mut c.cluster.takeover_timeout,
+    ),
+    key(
+        "cluster.when_redis_is_away",
+        Kind::Choice(&["hold", "degrade"]),
+        "Messages of QoS 1 and 2 for other nodes while Redis is away. hold: not acknowledged before it is back; degrade: acknowledged, counted, and lost if this node ends first.",
+        |c| &mut c.cluster.when_redis_is_away,
+    ),
+    key(
+        "cluster.hold_time",
+        seconds(0, DAY_S),
+        "How long such a message is held. Later: refused (0x97; before version 5 by closing the connection).",
+        |c| &mut c.cluster.hold_time,
+    ),
+    key(
+        "cluster.hold_count_max",
+        count(1, 100_000_000, "messages"),
+        "Messages held for other nodes. More: QoS 0 is dropped, QoS 1 and 2 are refused.",
+        |c| &mut c.cluster.hold_count_max,
+    ),
+    key("cluster.hold_bytes_max", bytes(1 << 16, TIB), "Their bytes.", |c| {
+        &mut c.cluster.hold_bytes_max
+    }),
+    key(
+        "cluster.inbox_count_max",
+        count(1, 1_000_000_000, "entries"),
+        "Entries, each of one or more messages, that wait in Redis for one node. More: held, then refused.",
+        |c| &mut c.cluster.inbox_count_max,
+    ),
+    key(
+        "cluster.compat.enable",
+        Kind::Switch,
+        "Whether to share the group with nodes of the Java Octopus: its JSON on <group>:PUB:BRIDGE and <group>:CLOSE:BRIDGE, both ways.",
+        |c| &mut c.cluster.compat.enable,
+    ),
+    key(
+        "cluster.mirror.channel",
+        TEXT,
+        "Redis channel on which messages are published as JSON for ordinary consumers; empty: none are.",
+        |c| &mut c.cluster.mirror.channel,
+    ),
+    key("cluster.mirror.filters", FILTERS, "Topic Filters of what is published there.", |c| {
+        &mut c.cluster.mirror.filters
+    }),
     key("http.enable", Kind::Switch, "Whether to serve metrics, health and the admin API.", |c| {
         &mut c.http.enable
     }),
     key("http.host", HOST, "Where to serve them.", |c| &mut c.http.host),
     key("http.port", ANY_PORT, "Their TCP port; 0: any free one.", |c| &mut c.http.port),
+    key(
+        "http.token",
+        Kind::Secret,
+        "Token the admin API asks for (Authorization: Bearer). Empty, and no file: only this machine may use the API.",
+        |c| &mut c.http.token,
+    ),
+    key("http.token_file", TEXT, "File with that token in its first line.", |c| {
+        &mut c.http.token_file
+    }),
     key(
         "stats.interval",
         seconds(1, 3600),

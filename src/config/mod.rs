@@ -2,7 +2,8 @@
 //!
 //! Read in this order: this file (what is configured), `keys` (the one table of every key),
 //! `value` (how a value is written), `names` (how a key may be spelled, the predecessor's names
-//! among them), `load` (the sources, in rising order), `check` (values that exclude each other), `yaml` (a file with its lines), `error`
+//! among them), `load` (the sources, in rising order), `check` (values that exclude each other),
+//! `yaml` (a file with its lines), `error`
 //! (what is told), `reference` (what is generated from the table).
 //!
 //! A new key is a field here with its default, and one entry in `keys`. Its flag, environment
@@ -20,7 +21,7 @@ mod yaml;
 
 use std::time::Duration;
 
-use octopus_engine::{DuplicateLogin, Limits, QueueFull};
+use octopus_engine::{DuplicateLogin, Limits, Pick, QueueFull};
 use octopus_mqtt::QoS;
 
 pub use auth::{Auth, AuthCache, AuthHttp, AuthRedis, Ban, Jwt, NoOpinion, OnError};
@@ -43,6 +44,7 @@ pub struct Config {
     pub connections: Connections,
     pub auth: Auth,
     pub redis: Redis,
+    pub cluster: Clustering,
     pub http: Http,
     pub stats: Stats,
     pub log: Log,
@@ -63,6 +65,12 @@ pub struct Broker {
     pub port: u16,
     pub backlog: u32,
     pub storage: StorageKinds,
+    /// How a shared subscription picks its member.
+    pub shared_pick: Pick,
+    /// Server Reference of a planned stop; empty: none.
+    pub server_reference: String,
+    /// Response Information; empty: none.
+    pub response_information: String,
     pub auth: AuthSwitch,
 }
 
@@ -169,12 +177,63 @@ pub struct Cluster {
     pub max_redirects: u16,
 }
 
+/// How a node is part of its group. Without `broker.group` none of it is used.
+#[derive(Clone, Debug)]
+pub struct Clustering {
+    /// How long a node that says nothing counts as live.
+    pub lease: Duration,
+    /// How long a node may take to hand a session over to another.
+    pub takeover_timeout: Duration,
+    /// What happens to messages of QoS 1 and 2 while Redis is away.
+    pub when_redis_is_away: WhenAway,
+    /// How long such a message is held before it is refused.
+    pub hold_time: Duration,
+    /// Messages held for other nodes, and their bytes. More are refused.
+    pub hold_count_max: u32,
+    pub hold_bytes_max: usize,
+    /// Entries in a node's inbox in Redis, each of one or more messages. At the limit messages
+    /// for that node are held, then refused.
+    pub inbox_count_max: u32,
+    /// Share the group with nodes of the predecessor.
+    pub compat: Compat,
+    pub mirror: Mirror,
+}
+
+/// What is promised while Redis is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenAway {
+    /// Nothing: what other nodes must get is not acknowledged before Redis is back.
+    #[default]
+    Hold,
+    /// It is acknowledged at once, counted, and lost if this node ends before Redis is back.
+    Degrade,
+}
+
+/// The predecessor's bridge. Scope: node.
+#[derive(Clone, Debug, Default)]
+pub struct Compat {
+    pub enable: bool,
+}
+
+/// A Redis channel that ordinary consumers can subscribe to.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    /// Empty: nothing is mirrored.
+    pub channel: String,
+    /// Topic Filters of what is.
+    pub filters: Vec<String>,
+}
+
 /// Metrics, health and the admin API.
 #[derive(Clone, Debug)]
 pub struct Http {
     pub enable: bool,
     pub host: String,
     pub port: u16,
+    /// What the admin API asks for; empty: see `token_file`.
+    pub token: Secret,
+    /// Path of a file whose first line is the token; empty: none.
+    pub token_file: String,
 }
 
 /// What is counted, and how often it is told.
@@ -212,6 +271,9 @@ impl Default for Broker {
             port: 20000,
             backlog: 1024,
             storage: StorageKinds::default(),
+            shared_pick: Pick::default(),
+            server_reference: String::new(),
+            response_information: String::new(),
             auth: AuthSwitch::default(),
         }
     }
@@ -257,9 +319,31 @@ impl Default for Cluster {
     }
 }
 
+impl Default for Clustering {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(5),
+            takeover_timeout: Duration::from_secs(2),
+            when_redis_is_away: WhenAway::default(),
+            hold_time: Duration::from_secs(10),
+            hold_count_max: 100_000,
+            hold_bytes_max: 256 << 20,
+            inbox_count_max: 1_000_000,
+            compat: Compat::default(),
+            mirror: Mirror::default(),
+        }
+    }
+}
+
 impl Default for Http {
     fn default() -> Self {
-        Self { enable: true, host: "127.0.0.1".to_owned(), port: 20080 }
+        Self {
+            enable: true,
+            host: "127.0.0.1".to_owned(),
+            port: 20080,
+            token: Secret::default(),
+            token_file: String::new(),
+        }
     }
 }
 
@@ -284,6 +368,11 @@ impl Word for ListenerKind {
     const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp)];
 }
 
+impl Word for WhenAway {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("hold", Self::Hold), ("degrade", Self::Degrade)];
+}
+
 impl Word for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
@@ -296,6 +385,16 @@ impl Word for QueueFull {
 impl Word for DuplicateLogin {
     const WORDS: &'static [(&'static str, Self)] =
         &[("take_over", Self::TakeOver), ("refuse_newer", Self::RefuseNewer)];
+}
+
+impl Word for Pick {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("least_inflight", Self::LeastInflight),
+        ("sticky", Self::Sticky),
+        ("publisher", Self::Publisher),
+    ];
 }
 
 impl Word for QoS {

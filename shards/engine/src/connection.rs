@@ -11,6 +11,7 @@ use octopus_mqtt::{ReasonCode, Version};
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Instant, OutBuffer, Remote};
 use crate::rate::Meter;
+use crate::receipt::Owed;
 use crate::subscriptions::SessionId;
 
 /// Scope: connection.
@@ -48,6 +49,8 @@ pub(crate) struct Connection {
     pub(crate) extras: Option<Box<Extras>>,
     /// Made with the first bytes, if a rate is configured.
     pub(crate) meter: Option<Box<Meter>>,
+    /// Acknowledgements that wait; `None` if none does.
+    pub(crate) owed: Option<Box<Owed>>,
 }
 
 /// Where a connection stands between accept and close.
@@ -57,6 +60,8 @@ pub(crate) enum Phase {
     AwaitingConnect,
     /// The hub is asked about this CONNECT, kept as its body on the wire.
     AwaitingAnswer { connect: Box<[u8]> },
+    /// The hub claims the session; what the answer needs is kept.
+    AwaitingClaim { connect: Box<[u8]>, assigned: Option<Box<str>>, data: Option<Box<[u8]>> },
     /// Enhanced authentication: the client was challenged and answers with AUTH.
     AwaitingAuth { connect: Box<[u8]> },
     /// The client has its CONNACK.
@@ -88,8 +93,10 @@ pub(crate) enum Pause {
     SlowReader = 1,
     /// Its CONNECT waits for the hub, and enough bytes wait behind it.
     AwaitingAnswer = 2,
+    /// As many of its messages as we take at a time wait to be acknowledged.
+    AwaitingReceipts = 4,
     /// It is ahead of its rate.
-    Rate = 4,
+    Rate = 8,
 }
 
 impl Connection {
@@ -115,6 +122,7 @@ impl Connection {
             acl: None,
             extras: None,
             meter: None,
+            owed: None,
         }
     }
 

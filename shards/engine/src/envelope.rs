@@ -5,14 +5,22 @@ use std::sync::Arc;
 use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
-use crate::event::{ConnectionId, Remote};
+use crate::durable::{DeliveryItem, RecordOp, SessionRecord};
+use crate::event::{ConnectionId, Instant, Remote};
+use crate::interest::PeerSet;
 use crate::message::Message;
+use crate::query::{Answer, Query};
 use crate::stats::Stats;
 use crate::subscriptions::{Grant, SessionId};
 
 /// One shard of this node, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
+
+/// Another node of the group, as the hub numbers them: small, and used again when a node is
+/// gone. Scope: node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIndex(pub u16);
 
 /// Who is at the other end of the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +35,20 @@ pub enum Peer {
 pub enum Envelope {
     /// A message for this peer's own subscribers. From a shard: `Origin::Shard`.
     Publish(Message),
+    /// Shard to shard: as `Publish`; answer the receipt when it is safe here.
+    PublishFor {
+        message: Message,
+        receipt: ReceiptId,
+    },
+    /// To the receipt's shard: this confirmation is in.
+    Accepted {
+        receipt: ReceiptId,
+    },
+    /// To the receipt's shard: this confirmation will never come.
+    Refused {
+        receipt: ReceiptId,
+        reason: ReasonCode,
+    },
     /// The sender has, or no longer has, a subscriber with this Topic Filter.
     Interest {
         filter: Box<str>,
@@ -54,17 +76,156 @@ pub enum Envelope {
     Parted {
         connection: ConnectionId,
     },
+    /// Shard to hub: a client may connect; whose is its session?
+    Claim(Box<Claim>),
+    /// Hub to shard: it is this node's now.
+    Claimed(Box<Claimed>),
+    /// Hub to shard: it could not be claimed.
+    ClaimRefused {
+        connection: ConnectionId,
+        reason: ReasonCode,
+    },
+    /// Hub to the home shard: another node claims this session. Answered by `Surrendered`.
+    Evict {
+        client_id: Box<str>,
+        /// The ownership that ends.
+        epoch: u64,
+    },
+    /// Shard to hub: the session has left this shard.
+    Surrendered(Box<Surrendered>),
+    /// Hub to the home shard: keep this session; its node is gone.
+    Adopt(Box<Adopted>),
+    /// Hub to the home shard: what the session's old node got for it since; `None` is the end.
+    Pass {
+        client_id: Box<str>,
+        items: Vec<Option<DeliveryItem>>,
+    },
+    /// Hub to the home shard: ownership up to this epoch was lost; forget the session.
+    Disown {
+        client_id: Box<str>,
+        epoch: u64,
+    },
+    /// Shard to hub: keep this change of a session.
+    Record(Box<RecordOp>),
+    /// Hub to shard: so many of the shard's `Record`s, counted from its start, are safe.
+    Recorded {
+        count: u64,
+        /// Of these, the ones that were not kept because the session is another's.
+        refused: Vec<u64>,
+    },
+    /// Hub to shard: until then what the node owns is its own.
+    Lease {
+        until: Instant,
+    },
     /// Hub to shard: route this as if a client of the shard had published it.
     Inject(Message),
+    /// Hub to every shard: a message of this node alone (`$SYS`). It goes to the shard's own
+    /// subscribers and never further; the shard its topic is at home on keeps it if it is to
+    /// be retained. Nobody published it, so it is counted only as it is delivered.
+    Local(Message),
     /// Hub to the client's home shard: end its connection with this reason.
     Kick {
         client: Box<str>,
         reason: ReasonCode,
     },
+    /// Hub to every shard: this node of the group wants what `filter` matches, or no longer
+    /// does.
+    NodeInterest {
+        node: NodeIndex,
+        filter: Box<str>,
+        wanted: bool,
+    },
+    /// Hub to every shard: this node has left the group.
+    NodeGone {
+        node: NodeIndex,
+    },
+    /// Shard to hub: for the subscribers of these nodes (a set of [`NodeIndex`] numbers).
+    Bridge {
+        message: Message,
+        nodes: PeerSet,
+        receipt: Option<ReceiptId>,
+    },
+    /// Shard to hub: to be retained on every node, this one excepted.
+    Retained {
+        message: Message,
+        receipt: Option<ReceiptId>,
+    },
+    /// Home shard of a shared group to hub: what its members on this node are like now.
+    GroupState {
+        key: Box<str>,
+        presence: Option<Presence>,
+    },
+    /// Hub to the home shard of a shared group: the same of another node.
+    NodeGroup {
+        node: NodeIndex,
+        key: Box<str>,
+        presence: Option<Presence>,
+    },
+    /// Home shard of a shared group to hub: this node's part of the group gets the message.
+    BridgeGroup {
+        node: NodeIndex,
+        key: Arc<str>,
+        message: Message,
+        receipt: Option<ReceiptId>,
+    },
+    /// Hub to the home shard of a shared group: another node picked this node's part.
+    GroupMessage {
+        key: Box<str>,
+        message: Message,
+    },
+    /// Hub to any shard: keep this as the retained message of its topic on this node, without
+    /// telling the group.
+    RetainHere(Message),
     /// Hub to shard: send `Stats`.
     StatsWanted,
     /// Shard to hub.
     Stats(Box<Stats>),
+    /// Hub to shard: a question about what lives there, answered by `Answer`.
+    Query(Box<Query>),
+    /// Shard to hub.
+    Answer(Box<Answer>),
+}
+
+/// A client that connects, or is connected, and needs its session. Scope: group.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The connection that waits, on the asking shard.
+    pub connection: ConnectionId,
+    pub client_id: Box<str>,
+    pub clean_start: bool,
+    /// This shard has the session, and had it claimed.
+    pub is_here: bool,
+    /// The session will outlive the connection.
+    pub is_persistent: bool,
+}
+
+/// The hub's word on a [`Claim`].
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub connection: ConnectionId,
+    pub client_id: Box<str>,
+    /// Rises with every change of owner; 0: not claimed, but may go on without.
+    pub epoch: u64,
+    /// What the session was elsewhere; `None` if this node has it, or nobody.
+    pub record: Option<Box<SessionRecord>>,
+}
+
+/// A session that another node gets.
+#[derive(Clone, Debug)]
+pub struct Surrendered {
+    pub client_id: Box<str>,
+    /// As in the `Evict` that asked for it.
+    pub epoch: u64,
+    /// `None` if there is none, or it ended with its connection.
+    pub record: Option<Box<SessionRecord>>,
+}
+
+/// A session to keep for a client that may come.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    pub client_id: Box<str>,
+    pub epoch: u64,
+    pub record: Box<SessionRecord>,
 }
 
 /// Asks the shard that keeps a part of the retained messages for a slice of them.
@@ -84,6 +245,14 @@ pub struct RetainedFound {
     pub messages: Vec<Message>,
     /// Where to go on; `None` when this shard has no more.
     pub next: Option<Box<str>>,
+}
+
+/// A message that waits to be acknowledged, by the shard that took it from its publisher.
+/// Unique on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReceiptId {
+    pub shard: ShardId,
+    pub serial: u64,
 }
 
 /// One replay of retained messages to one session.
@@ -133,7 +302,7 @@ pub enum GroupEvent {
 }
 
 /// Whether a member's client is there to take messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Presence {
     Online,
     /// Away, with a session that waits for it.

@@ -14,9 +14,12 @@
 //!
 //! Scope: shard. Deterministic: same seed and calls, same order of visits.
 
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher};
 
-use foldhash::{SharedSeed, fast::FoldHasher};
+use foldhash::{
+    SharedSeed,
+    fast::{FixedState, FoldHasher},
+};
 use hashbrown::HashTable;
 use octopus_mqtt::TopicFilter;
 
@@ -73,6 +76,7 @@ const LITERAL_ENDS: u32 = 1 << 29;
 const USES: u32 = LITERAL_ENDS - 1;
 
 /// Where the value of a filter is kept.
+#[derive(Debug)]
 enum Place {
     Whole(u64),
     /// Under the prefix with this hash.
@@ -84,7 +88,8 @@ impl FilterIndex {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             seed: SharedSeed::from_u64(seed),
-            root: seed,
+            // Spread over all bits: a root of 0 would stay 0 over empty levels.
+            root: FixedState::with_seed(seed).hash_one(seed),
             whole: HashTable::new(),
             nodes: Vec::new(),
             by_prefix: HashTable::new(),
@@ -127,6 +132,15 @@ impl FilterIndex {
         {
             *kept = new;
         }
+    }
+
+    /// Whether nothing is left of all filters that were here.
+    #[cfg(test)]
+    pub(crate) fn is_pristine(&self) -> bool {
+        self.filter_count == 0
+            && self.whole.is_empty()
+            && self.by_prefix.is_empty()
+            && self.starts.is_empty()
     }
 
     /// Adds `filter`, which must not be here yet. Cost: its levels from the first wildcard on.

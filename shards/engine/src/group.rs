@@ -12,7 +12,11 @@ use hashbrown::HashMap;
 use octopus_mqtt::{QoS, TopicFilter};
 
 use crate::barrier::Then;
-use crate::envelope::{Envelope, GroupEnvelope, GroupEvent, Member, Presence, SessionRef, ShardId};
+use crate::durable::Change;
+use crate::envelope::{
+    Envelope, GroupEnvelope, GroupEvent, Member, NodeIndex, Presence, SessionRef, ShardId,
+};
+use crate::latency::Hop;
 use crate::message::{Dropped, Message, Parcel};
 use crate::session::{Extra, Queued, Sent};
 use crate::shard::{Random, Shard};
@@ -45,8 +49,14 @@ struct Group {
     key: Arc<str>,
     filter: FilterId,
     members: Vec<Enrolled>,
+    /// Other nodes that have members, and whether any of those is online.
+    nodes: Vec<(NodeIndex, Presence)>,
     /// Round robin: the index to begin with. Sticky: the member to stay with.
     turn: usize,
+    /// The same for `nodes`.
+    node_turn: usize,
+    /// What the other nodes were told of the members here.
+    told: Option<Presence>,
     held: VecDeque<Message>,
     held_bytes: usize,
 }
@@ -64,6 +74,10 @@ impl Groups {
         self.by_key.get(key).copied()
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.by_key.len()
+    }
+
     fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
         self.slots.get_mut(id.0 as usize)?.as_mut()
     }
@@ -74,6 +88,25 @@ impl Groups {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         }))
+    }
+
+    /// What the members of this node are like, if the group's other nodes do not know yet.
+    pub(crate) fn changed_presence(&mut self, key: &str) -> Option<Option<Presence>> {
+        let group = self.find(key).and_then(|id| self.get_mut(id))?;
+        let is_online = group.members.iter().any(|e| e.presence == Presence::Online);
+        let presence = match (group.members.is_empty(), is_online) {
+            (true, _) => None,
+            (false, true) => Some(Presence::Online),
+            (false, false) => Some(Presence::Offline),
+        };
+        let told = std::mem::replace(&mut group.told, presence);
+        (told != presence).then_some(presence)
+    }
+
+    fn keys_with_node(&self, node: NodeIndex) -> Vec<Arc<str>> {
+        let groups = self.slots.iter().flatten();
+        let with_node = groups.filter(|group| group.nodes.iter().any(|(index, _)| *index == node));
+        with_node.map(|group| group.key.clone()).collect()
     }
 
     fn remove(&mut self, id: GroupId, key: &str) -> Option<Group> {
@@ -114,6 +147,22 @@ impl Group {
         };
         self.turn = if how == Pick::Sticky { index } else { index + 1 };
         Some(index)
+    }
+
+    /// Another node for the next message, in turn, among those that are `presence`.
+    fn pick_node(&mut self, presence: Presence) -> Option<NodeIndex> {
+        let count = self.nodes.len();
+        let steps = (0..count).map(|step| (self.node_turn + step) % count);
+        let index = steps.into_iter().find(|&index| self.nodes[index].1 == presence)?;
+        self.node_turn = index + 1;
+        Some(self.nodes[index].0)
+    }
+
+    /// Where a message goes that no member here is online for.
+    fn elsewhere(&mut self) -> Option<NodeIndex> {
+        let online = self.pick_node(Presence::Online);
+        let is_held_here = !self.members.is_empty();
+        online.or_else(|| if is_held_here { None } else { self.pick_node(Presence::Offline) })
     }
 
     /// The first online member from `turn` on, around the end.
@@ -158,8 +207,22 @@ impl Shard {
                 None => group.members.push(enrolled),
             }
             self.release_held(key);
+            self.tell_group_state(key);
             return false;
         }
+        let announced = self.found_group(key, filter, vec![enrolled], Vec::new());
+        self.tell_group_state(key);
+        announced
+    }
+
+    /// Makes a group and subscribes it; `true` if interest was announced for it.
+    fn found_group(
+        &mut self,
+        key: &Arc<str>,
+        filter: TopicFilter<'_>,
+        members: Vec<Enrolled>,
+        nodes: Vec<(NodeIndex, Presence)>,
+    ) -> bool {
         let id = self.groups.vacant();
         // The group takes each message at the QoS it has; the member's grant lowers it later.
         let full = Grant {
@@ -172,8 +235,11 @@ impl Shard {
         let group = Group {
             key: key.clone(),
             filter: subscribed.filter,
-            members: vec![enrolled],
+            members,
+            nodes,
             turn: 0,
+            node_turn: 0,
+            told: None,
             held: VecDeque::new(),
             held_bytes: 0,
         };
@@ -194,8 +260,19 @@ impl Shard {
                 group.turn -= 1;
             }
         }
+        self.tell_group_state(key);
+        self.end_empty_group(key);
+    }
+
+    /// Ends a group without members on any node.
+    fn end_empty_group(&mut self, key: &str) {
+        let Some(id) = self.groups.find(key) else { return };
+        let Some(group) = self.groups.get_mut(id) else { return };
         if !group.members.is_empty() {
             return;
+        }
+        if !group.nodes.is_empty() {
+            return self.release_held(key);
         }
         let filter = group.filter;
         if let Some(group) = self.groups.remove(id, key) {
@@ -213,8 +290,39 @@ impl Shard {
             group.members[index].presence = presence;
             group.members[index].unfinished = 0;
         }
+        self.tell_group_state(key);
         if presence == Presence::Online {
             self.release_held(key);
+        }
+    }
+
+    /// What another node's members of a group are like now; `None`: it has none.
+    pub(crate) fn take_node_group(
+        &mut self,
+        node: NodeIndex,
+        key: &str,
+        presence: Option<Presence>,
+    ) {
+        let Ok(whole) = TopicFilter::parse(key) else { return };
+        let Some((_, filter)) = whole.shared() else { return };
+        let Some(group) = self.groups.find(key).and_then(|id| self.groups.get_mut(id)) else {
+            if let Some(presence) = presence {
+                self.found_group(&key.into(), filter, Vec::new(), vec![(node, presence)]);
+            }
+            return;
+        };
+        group.nodes.retain(|(index, _)| *index != node);
+        group.nodes.extend(presence.map(|presence| (node, presence)));
+        match presence {
+            Some(Presence::Online) => self.release_held(key),
+            Some(Presence::Offline) => {}
+            None => self.end_empty_group(key),
+        }
+    }
+
+    pub(crate) fn forget_node_in_groups(&mut self, node: NodeIndex) {
+        for key in self.groups.keys_with_node(node) {
+            self.take_node_group(node, &key, None);
         }
     }
 
@@ -222,10 +330,12 @@ impl Shard {
     fn release_held(&mut self, key: &str) {
         let Some(id) = self.groups.find(key) else { return };
         let Some(group) = self.groups.get_mut(id) else { return };
-        if group.held.is_empty() || group.next_online().is_none() {
+        let is_anybody_there = group.next_online().is_some() || group.elsewhere().is_some();
+        if group.held.is_empty() || !is_anybody_there {
             return;
         }
         let held = std::mem::take(&mut group.held);
+        self.latency.hop = Some(Hop::Queued);
         group.held_bytes = 0;
         for message in held {
             self.stats.ledger.unqueue();
@@ -234,6 +344,7 @@ impl Shard {
     }
 
     fn take_back(&mut self, key: &str, member: Member, message: &Message) {
+        self.latency.hop = Some(Hop::Queued);
         match self.groups.find(key) {
             Some(id) => {
                 if let Some(group) = self.groups.get_mut(id)
@@ -265,7 +376,10 @@ impl Shard {
             return self.stats.ledger.drop(Dropped::NoMember);
         };
         let Some(index) = group.pick(how, parcel.publisher, &mut self.random) else {
-            return self.hold(id, parcel);
+            return match group.elsewhere() {
+                Some(node) => self.send_to_node_of_group(id, node, parcel),
+                None => self.hold(id, parcel),
+            };
         };
         let key = group.key.clone();
         let Enrolled { member, grant, ref mut unfinished, .. } = group.members[index];
@@ -279,6 +393,31 @@ impl Shard {
         let message = parcel.message().clone();
         let event = GroupEvent::Deliver { member, grant, message };
         self.send(member.shard, Envelope::Group(Box::new(GroupEnvelope { key, event })));
+    }
+
+    /// A member of another node gets it: that node picks which.
+    fn send_to_node_of_group(&mut self, id: GroupId, node: NodeIndex, parcel: &mut Parcel<'_>) {
+        let Some(key) = self.groups.get_mut(id).map(|group| group.key.clone()) else { return };
+        self.stats.ledger.forward();
+        let (message, receipt) = (parcel.message().clone(), self.confirmation());
+        self.send_hub(Envelope::BridgeGroup { node, key, message, receipt });
+    }
+
+    /// A message that another node picked this one for: it goes no further unless nobody is
+    /// left here.
+    pub(crate) fn deliver_to_own_members(&mut self, key: &str, parcel: &mut Parcel<'_>) {
+        let Some(id) = self.groups.find(key) else {
+            return self.stats.ledger.drop(Dropped::NoMember);
+        };
+        let Some(group) = self.groups.get_mut(id) else { return };
+        let is_online = group.next_online().is_some();
+        if group.members.is_empty() {
+            return self.stats.ledger.drop(Dropped::NoMember);
+        }
+        match is_online {
+            true => self.deliver_to_group(id, parcel),
+            false => self.hold(id, parcel),
+        }
     }
 
     fn hold(&mut self, id: GroupId, parcel: &mut Parcel<'_>) {
@@ -340,6 +479,7 @@ impl Shard {
     ) {
         if self.sessions.get_ref(member.session).is_some() {
             let mut parcel = message.parcel();
+            self.latency.hop = Some(Hop::OtherShard);
             return self.deliver_shared(key, member.session.id, grant, &mut parcel);
         }
         self.give_back(&key, member, message.clone());
@@ -360,6 +500,8 @@ impl Shard {
         grant: Grant,
         parcel: &mut Parcel<'_>,
     ) {
+        // This may be another message than the one that is being routed, if any.
+        self.templates.reset();
         let qos = parcel.qos.min(grant.qos);
         let retain = parcel.retain && grant.retain_as_published;
         let subscription_ids =
@@ -389,9 +531,13 @@ impl Shard {
         if deliveries.shared.is_empty() {
             return;
         }
+        let before = (deliveries.inflight.len(), deliveries.queue_bytes);
         let returned = deliveries.take_shared();
+        self.stats.inflight -= (before.0 - deliveries.inflight.len()) as u64;
+        self.stats.queue_bytes -= (before.1 - deliveries.queue_bytes) as u64;
         let member = self.member(id);
-        for (key, message) in returned {
+        for (key, message, serial) in returned {
+            self.record(session, || Change::Done { serial });
             self.stats.ledger.unqueue();
             self.give_back(&key, member, message);
         }
@@ -411,13 +557,13 @@ impl Shard {
 
 impl crate::session::Deliveries {
     /// Takes out the shared messages that another member may get, oldest first.
-    fn take_shared(&mut self) -> Vec<(Arc<str>, Message)> {
+    fn take_shared(&mut self) -> Vec<(Arc<str>, Message, u32)> {
         let group_of = |item: &Queued| item.extra.as_ref().and_then(|extra| extra.group.clone());
         let mut returned = Vec::new();
         self.inflight.retain(|sent| match &sent.state {
             Sent::Published(item) if item.qos == QoS::AtLeastOnce => match group_of(item) {
                 Some(key) => {
-                    returned.push((key, item.message.clone()));
+                    returned.push((key, item.message.clone(), item.serial));
                     false
                 }
                 None => true,
@@ -428,7 +574,7 @@ impl crate::session::Deliveries {
         self.queue.retain(|item| match group_of(item) {
             Some(key) => {
                 bytes += item.message.size();
-                returned.push((key, item.message.clone()));
+                returned.push((key, item.message.clone(), item.serial));
                 false
             }
             None => true,

@@ -266,3 +266,86 @@ impl PeerSets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::testing::{MATCHES, Random, filter, topic};
+
+    const PEERS: [PeerIndex; 5] = [0, 1, 63, 64, 300];
+
+    fn peers_of(interest: &Interest, name: &str) -> Vec<PeerIndex> {
+        let mut peers = PeerSet::default();
+        interest.matching(topic(name), &mut peers);
+        peers.iter().collect()
+    }
+
+    #[test]
+    fn every_filter_matches_what_the_specification_says() {
+        for &(text, name, matches) in MATCHES {
+            let mut interest = Interest::new(1);
+            interest.add(filter(text), 70);
+            assert_eq!(peers_of(&interest, name) == [70], matches, "{text} and {name}");
+        }
+    }
+
+    #[test]
+    fn random_interest_agrees_with_a_list_of_filters() {
+        for seed in 0..10 {
+            let mut random = Random(seed);
+            let mut interest = Interest::new(seed);
+            let mut model = BTreeSet::new();
+            for round in 0..1000 {
+                let text = random.filter();
+                let peer = PEERS[random.below(5) as usize];
+                if random.below(200) == 0 {
+                    interest.forget(peer);
+                    model.retain(|(_, other)| *other != peer);
+                } else if random.below(1000) > round {
+                    interest.add(filter(&text), peer);
+                    model.insert((text, peer));
+                } else {
+                    interest.remove(filter(&text), peer);
+                    model.remove(&(text, peer));
+                }
+                let name = random.topic();
+                let wanted: BTreeSet<_> = model
+                    .iter()
+                    .filter(|(text, _)| filter(text).matches(topic(&name)))
+                    .map(|(_, peer)| *peer)
+                    .collect();
+                assert_eq!(peers_of(&interest, &name), Vec::from_iter(wanted), "{name}");
+                let filters: BTreeSet<_> = model.iter().map(|(text, _)| text).collect();
+                assert_eq!(interest.filter_count(), filters.len());
+            }
+            PEERS.iter().for_each(|&peer| interest.forget(peer));
+            assert!(interest.is_empty());
+            assert!(interest.index.is_pristine());
+            assert!(interest.sets.by_set.is_empty());
+            assert_eq!(interest.sets.unused.len(), interest.sets.sets.len());
+        }
+    }
+
+    #[test]
+    fn a_set_of_peers_agrees_with_a_tree() {
+        let mut random = Random(1);
+        let mut set = PeerSet::default();
+        let mut model = BTreeSet::new();
+        for _ in 0..5000 {
+            let peer = random.below(200) as PeerIndex;
+            if random.below(2) == 0 {
+                set.insert(peer);
+                model.insert(peer);
+            } else {
+                set.remove(peer);
+                model.remove(&peer);
+            }
+            assert_eq!(set.contains(peer), model.contains(&peer));
+            assert!(set.iter().eq(model.iter().copied()));
+        }
+        model.iter().for_each(|&peer| set.remove(peer));
+        assert_eq!(set, PeerSet::default());
+    }
+}

@@ -12,16 +12,23 @@
 
 mod acl;
 mod barrier;
+mod bridge;
 mod connection;
+mod durable;
 mod envelope;
 mod event;
 mod filter_index;
 mod group;
 mod handle;
+mod handover;
 mod interest;
+mod latency;
 mod limits;
 mod message;
+mod query;
 mod rate;
+mod receipt;
+mod recent;
 mod refusal;
 mod replay;
 mod retained;
@@ -31,18 +38,27 @@ mod shard;
 mod stats;
 mod subscriptions;
 mod template;
+#[cfg(test)]
+mod testing;
 mod timer;
 mod will;
 
 pub use acl::{Acl, Action, Rule, Verdict};
+pub use durable::{
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, RecordOp, Recorded, SessionRecord,
+};
 pub use envelope::*;
 pub use event::*;
 pub use group::Pick;
 pub use interest::*;
+pub use latency::{Histogram, Hop};
 pub use limits::*;
-pub use message::{Dropped, Message};
+pub use message::{Dropped, Message, MessageParts};
+pub use query::*;
+pub use recent::{Incident, What};
 pub use retained::*;
 pub use shard::{Shard, ShardConfig, home_shard};
-pub use stats::{Ledger, Stats};
+pub use stats::{DriverStats, LISTENERS_COUNTED, Ledger, Stats};
 pub use subscriptions::*;
 pub use timer::*;
+pub use will::Will;

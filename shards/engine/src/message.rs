@@ -27,6 +27,7 @@ struct Inner {
     expires_at: Option<Instant>,
     received_at: Instant,
     publisher: u64,
+    id: u64,
 }
 
 impl Message {
@@ -52,7 +53,33 @@ impl Message {
             expires_at: expiry(properties.expiry_s, now),
             received_at: now,
             publisher: 0,
+            id: 0,
         }))
+    }
+
+    /// A message that another node took in.
+    pub fn from_parts(parts: &MessageParts<'_>) -> Self {
+        Self(Arc::new(Inner {
+            topic: parts.topic.as_str().into(),
+            properties_len: parts.properties.len() as u32,
+            body: join(parts.properties, parts.payload),
+            qos: parts.qos,
+            retain: parts.retain,
+            expires_at: parts.expires_at,
+            received_at: parts.received_at,
+            publisher: parts.publisher,
+            id: parts.id,
+        }))
+    }
+
+    /// Hash of the publisher's Client Identifier; 0 for a node's own messages.
+    pub fn publisher(&self) -> u64 {
+        self.0.publisher
+    }
+
+    /// Tells a message of QoS 1 or 2 from all others in its group; 0 for all others.
+    pub fn id(&self) -> u64 {
+        self.0.id
     }
 
     pub fn topic(&self) -> TopicName<'_> {
@@ -112,9 +139,26 @@ impl Message {
             expires_at: self.0.expires_at,
             received_at: self.0.received_at,
             publisher: self.0.publisher,
+            id: self.0.id,
             message: Some(self.clone()),
         }
     }
+}
+
+/// What a message is made of, when it crosses between nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageParts<'a> {
+    pub topic: TopicName<'a>,
+    pub payload: &'a [u8],
+    pub qos: QoS,
+    pub retain: bool,
+    /// As [`Message::properties`].
+    pub properties: &'a [u8],
+    pub expires_at: Option<Instant>,
+    pub received_at: Instant,
+    pub publisher: u64,
+    /// As [`Message::id`].
+    pub id: u64,
 }
 
 /// A message on its way through one shard, borrowed until somebody must keep it.
@@ -129,6 +173,8 @@ pub(crate) struct Parcel<'a> {
     pub(crate) received_at: Instant,
     /// Hash of the publisher's Client Identifier; 0 for the node's own messages.
     pub(crate) publisher: u64,
+    /// See [`Message::id`].
+    pub(crate) id: u64,
     message: Option<Message>,
 }
 
@@ -161,6 +207,7 @@ impl<'a> Parcel<'a> {
             properties: if bare { Properties::None } else { Properties::Decoded(properties) },
             received_at: now,
             publisher,
+            id: 0,
             message: None,
         }
     }
@@ -186,6 +233,7 @@ impl<'a> Parcel<'a> {
                 expires_at: self.expires_at,
                 received_at: self.received_at,
                 publisher: self.publisher,
+                id: self.id,
             }))
         })
     }

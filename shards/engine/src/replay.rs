@@ -7,7 +7,8 @@
 
 use octopus_mqtt::{QoS, TopicFilter, TopicName};
 
-use crate::envelope::{Envelope, ReplayId, RetainedFound, RetainedQuery, ShardId};
+use crate::envelope::{Envelope, Peer, ReplayId, RetainedFound, RetainedQuery, ShardId};
+use crate::event::Output;
 use crate::message::{Dropped, Message};
 use crate::session::{Extra, Replay, Session};
 use crate::shard::{Shard, Timer};
@@ -87,9 +88,10 @@ impl Shard {
             && connection.is_some_and(|connection| connection.out_len() < out_half)
     }
 
-    pub(crate) fn answer_retained(&mut self, to: ShardId, query: &RetainedQuery) {
+    pub(crate) fn answer_retained(&mut self, to: Peer, query: &RetainedQuery) {
         let found = self.find_retained(query);
-        self.send(to, Envelope::RetainedFound(Box::new(found)));
+        let envelope = Envelope::RetainedFound(Box::new(found));
+        self.push(Output::Send { to, envelope });
     }
 
     fn find_retained(&mut self, query: &RetainedQuery) -> RetainedFound {
@@ -151,6 +153,7 @@ impl Shard {
         let mut parcel = message.parcel();
         parcel.retain = false; // it is not newer than the replay it is part of
         self.templates.reset();
+        self.latency.hop = None; // it was published long ago
         if qos == QoS::AtMostOnce && self.sessions.get(session).is_some_and(Session::is_online) {
             // A slice is bounded and waited for room: it is not dropped for a slow reader.
             return self.send_now(session, &mut parcel, qos, true, extra);

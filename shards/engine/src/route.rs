@@ -11,10 +11,13 @@ use octopus_mqtt::{
 };
 
 use crate::connection::Connection;
-use crate::envelope::{Envelope, ShardId};
+use crate::durable::{Change, DeliveryItem, Promise};
+use crate::envelope::SessionRef;
 use crate::event::Notice;
+use crate::latency::Hop;
 use crate::limits::QueueFull;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
+use crate::recent::What;
 use crate::session::{Extra, Inflight, Queued, Sent};
 use crate::shard::{Shard, lend};
 use crate::subscriptions::{Grant, SessionId, Subscriber};
@@ -29,6 +32,19 @@ pub(crate) enum Origin {
     Shard,
     /// Another node of the group.
     Node,
+}
+
+/// Why there is a free Packet Identifier whenever a message may be sent.
+const QUOTA_LEAVES_IDS: &str = "a message is sent only while fewer than 65,535 are in flight";
+
+impl Origin {
+    fn hop(self) -> Hop {
+        match self {
+            Self::Client => Hop::SameShard,
+            Self::Shard => Hop::OtherShard,
+            Self::Node => Hop::OtherNode,
+        }
+    }
 }
 
 /// What becomes of one delivery.
@@ -57,14 +73,15 @@ impl Shard {
         publisher: Option<SessionId>,
     ) -> usize {
         self.templates.reset();
+        self.latency.hop = Some(origin.hop());
         let mut matches = std::mem::take(&mut self.matches);
         let filters = self.subscriptions.matching(parcel.topic, |subscriber, grant| {
             matches.push((subscriber, grant));
         });
         let mut reached = if filters > 1 {
-            self.deliver_merged(&mut matches, parcel, publisher)
+            self.deliver_merged(&mut matches, parcel, origin, publisher)
         } else {
-            self.deliver_each(&matches, parcel, publisher)
+            self.deliver_each(&matches, parcel, origin, publisher)
         };
         matches.clear();
         self.matches = matches;
@@ -72,9 +89,21 @@ impl Shard {
             reached += self.forward(parcel);
             if reached == 0 {
                 self.stats.ledger.drop(Dropped::NoSubscriber);
+                self.note_unwanted(parcel, publisher);
             }
         }
         reached
+    }
+
+    /// Keeps in mind that nobody wanted this message, unless it waits as a retained one.
+    fn note_unwanted(&mut self, parcel: &Parcel<'_>, publisher: Option<SessionId>) {
+        if parcel.retain {
+            return;
+        }
+        let publisher = publisher.and_then(|id| self.sessions.get(id));
+        let client = publisher.map_or("", |session| &session.client_id);
+        let what = What::Dropped(Dropped::NoSubscriber);
+        self.recent.note(self.now, client, parcel.topic.as_str(), what);
     }
 
     /// One filter matched: no session is in the list twice.
@@ -82,13 +111,17 @@ impl Shard {
         &mut self,
         matches: &[(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,
+        origin: Origin,
         publisher: Option<SessionId>,
     ) -> usize {
         for &(subscriber, grant) in matches {
             let id = match subscriber {
                 Subscriber::Session(id) => id,
                 Subscriber::Group(id) => {
-                    self.deliver_to_group(id, parcel);
+                    // The node it was published on picks the member, in the whole group.
+                    if origin != Origin::Node {
+                        self.deliver_to_group(id, parcel);
+                    }
                     continue;
                 }
             };
@@ -110,6 +143,7 @@ impl Shard {
         &mut self,
         matches: &mut [(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,
+        origin: Origin,
         publisher: Option<SessionId>,
     ) -> usize {
         matches.sort_by_key(|(subscriber, _)| *subscriber);
@@ -119,7 +153,9 @@ impl Shard {
             let id = match same[0].0 {
                 Subscriber::Session(id) => id,
                 Subscriber::Group(id) => {
-                    self.deliver_to_group(id, parcel);
+                    if origin != Origin::Node {
+                        self.deliver_to_group(id, parcel);
+                    }
                     continue;
                 }
             };
@@ -149,13 +185,7 @@ impl Shard {
         }
         let mut peers = std::mem::take(&mut self.peers);
         self.interest.matching(parcel.topic, &mut peers);
-        let mut reached = 0;
-        for peer in peers.iter() {
-            reached += 1;
-            self.stats.ledger.forward();
-            let message = parcel.message().clone();
-            self.send(ShardId(peer), Envelope::Publish(message));
-        }
+        let reached = self.forward_to(parcel, &peers);
         peers.clear();
         self.peers = peers;
         reached
@@ -178,11 +208,14 @@ impl Shard {
         if parcel.retain {
             self.note_newer(id, parcel.topic);
         }
+        if self.config.cluster && self.take_moving(id, parcel, qos, retain, extra.as_deref()) {
+            return;
+        }
         match self.way(id, qos, parcel.size()) {
             Way::Drop(reason) => self.drop_for(id, reason, parcel),
             Way::Queue => {
                 let message = parcel.message().clone();
-                self.enqueue(id, Queued { message, qos, retain, extra });
+                self.enqueue(id, Queued { message, qos, retain, serial: 0, extra });
             }
             Way::Send => self.send_now(id, parcel, qos, retain, extra),
         }
@@ -220,7 +253,7 @@ impl Shard {
     }
 
     /// Appends to the session's queue; with `DropOldest` makes room first.
-    fn enqueue(&mut self, id: SessionId, item: Queued) {
+    fn enqueue(&mut self, id: SessionId, mut item: Queued) {
         let limits = &self.config.limits;
         let (count_max, bytes_max) = (limits.queue_count_max as usize, limits.queue_bytes_max);
         let Some(session) = self.sessions.get_mut(id) else { return };
@@ -232,9 +265,18 @@ impl Shard {
             let Some(oldest) = deliveries.pop() else { break };
             displaced.push(oldest);
         }
-        deliveries.push(item);
+        self.stats.queue_bytes += item.message.size() as u64;
+        item.serial = deliveries.next_serial();
+        let serial = item.serial;
+        let recorded = session.is_recorded.then(|| DeliveryItem::from(&item));
+        session.deliveries().push(item);
         self.stats.ledger.queue();
+        if let Some(item) = recorded {
+            self.record(id, || Change::Queued { serial, item });
+        }
         for oldest in displaced {
+            self.stats.queue_bytes -= oldest.message.size() as u64;
+            self.record(id, || Change::Done { serial: oldest.serial });
             self.stats.ledger.unqueue();
             self.drop_for(id, Dropped::QueueFull, &mut oldest.message.parcel());
         }
@@ -252,9 +294,9 @@ impl Shard {
         let Some(at) = session.connection else { return };
         let Some(connection) = self.connections.get_mut(at) else { return };
         let is_aliased = connection.extras.as_ref().is_some_and(|e| e.alias_out_max > 0);
-        if extra.is_some() || is_aliased {
-            let item = Queued { message: parcel.message().clone(), qos, retain, extra };
-            return self.send_item(id, item);
+        if extra.is_some() || is_aliased || session.is_recorded {
+            let message = parcel.message().clone();
+            return self.send_item(id, Queued { message, qos, retain, serial: 0, extra });
         }
         let form = (connection.version, qos, retain);
         let shared_min = self.config.limits.shared_payload_min;
@@ -264,50 +306,97 @@ impl Shard {
         }
         let packet_id = match qos {
             QoS::AtMostOnce => None,
-            _ => match session.deliveries().next_packet_id() {
-                Some(id) => Some(id),
-                None => return,
-            },
+            _ => Some(session.deliveries().next_packet_id().expect(QUOTA_LEAVES_IDS)),
         };
         lend(connection, &mut self.spare);
         template.append_to(connection, packet_id);
+        self.latency.delivered(at, parcel.received_at, self.now);
         if !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(at);
         }
         self.stats.packets_sent += 1;
         self.stats.publish_sent[qos as usize] += 1;
+        self.stats.publish_bytes_sent += parcel.payload.len() as u64;
         match packet_id {
             None => self.stats.ledger.deliver(),
             Some(packet_id) => {
-                let item = Queued { message: parcel.message().clone(), qos, retain, extra: None };
+                let serial = session.deliveries().next_serial();
+                let message = parcel.message().clone();
+                let item = Queued { message, qos, retain, serial, extra: None };
                 let state = Sent::Published(item);
-                session.deliveries().inflight.push_back(Inflight { packet_id, state });
+                session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
+                self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
         }
     }
 
     /// Sends one message that is encoded for this client alone, new to the ledger.
-    fn send_item(&mut self, id: SessionId, item: Queued) {
-        let qos = item.qos;
+    fn send_item(&mut self, id: SessionId, mut item: Queued) {
+        if item.qos == QoS::AtMostOnce {
+            if !self.write_publish(id, &item, None, false) {
+                return self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
+            }
+            return self.stats.ledger.deliver();
+        }
+        let is_new = item.serial == 0;
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let packet_id = match qos {
-            QoS::AtMostOnce => None,
-            _ => session.deliveries().next_packet_id(),
-        };
-        if !self.write_publish(id, &item, packet_id, false) {
+        let deliveries = session.deliveries();
+        let Some(packet_id) = deliveries.next_packet_id() else { return };
+        if is_new {
+            item.serial = deliveries.next_serial();
+        }
+        let serial = item.serial;
+        let session_ref = session.id;
+        let is_held = item.qos == QoS::ExactlyOnce
+            && self.sessions.get(id).is_some_and(|session| self.records_messages(session));
+        if !is_held && !self.write_publish(id, &item, Some(packet_id), false) {
+            if !is_new {
+                self.record(id, || Change::Done { serial });
+            }
             return self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
         }
-        match packet_id {
-            None => self.stats.ledger.deliver(),
-            Some(packet_id) => {
-                let Some(session) = self.sessions.get_mut(id) else { return };
-                let state = Sent::Published(item);
-                session.deliveries().inflight.push_back(Inflight { packet_id, state });
-                self.stats.ledger.queue();
-            }
+        if is_new {
+            self.record(id, || Change::Queued { serial, item: (&item).into() });
         }
+        self.record(id, || Change::Published { serial, packet_id });
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let state = Sent::Published(item);
+        session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
+        self.stats.inflight += 1;
+        self.stats.ledger.queue();
+        if is_held {
+            self.promise(Promise::Publish { session: session_ref, packet_id });
+        }
+    }
+
+    /// The first PUBLISH of a message that waited until its identifier was safe. If the client
+    /// came back meanwhile, it is sent with what else was in flight.
+    pub(crate) fn publish_held(&mut self, session: SessionRef, packet_id: PacketId) {
+        let Some(found) = self.sessions.get_ref(session) else { return };
+        let Some(deliveries) = found.deliveries_if_any() else { return };
+        let Some(index) = deliveries.position(packet_id) else { return };
+        let is_resent_later = index >= deliveries.inflight.len() - deliveries.unsent;
+        let Sent::Published(item) = &deliveries.inflight[index].state else { return };
+        if is_resent_later {
+            return;
+        }
+        let item = item.clone();
+        if !self.write_publish(session.id, &item, Some(packet_id), false) {
+            self.give_up_inflight(session.id, index, &item);
+        }
+    }
+
+    /// Gives a message up that is too large for this client after all.
+    fn give_up_inflight(&mut self, id: SessionId, index: usize, item: &Queued) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.deliveries().inflight.remove(index);
+            self.stats.inflight -= 1;
+        }
+        self.record(id, || Change::Done { serial: item.serial });
+        self.stats.ledger.unqueue();
+        self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
     }
 
     /// Encodes a PUBLISH into the client's buffer; `false` if it is larger than the client
@@ -329,6 +418,7 @@ impl Shard {
         let start = connection.out.bytes.len();
         let is_new_alias = encode_for(connection, item, packet_id, dup, now);
         let payload = item.message.payload();
+        let payload_len = payload.len() as u64;
         let len = connection.out.bytes.len() - start + payload.len();
         if len > connection.packet_size_max as usize {
             connection.out.bytes.truncate(start);
@@ -346,6 +436,10 @@ impl Shard {
         }
         self.stats.packets_sent += 1;
         self.stats.publish_sent[item.qos as usize] += 1;
+        self.stats.publish_bytes_sent += payload_len;
+        if !dup {
+            self.latency.delivered(at, item.message.received_at(), now);
+        }
         self.touch(at);
         true
     }
@@ -353,6 +447,7 @@ impl Shard {
     /// Moves on what waits for this client: first what was in flight when it went away, then
     /// the queue, then retained replays.
     pub(crate) fn pump(&mut self, id: SessionId) {
+        self.latency.hop = Some(Hop::Queued);
         while self.has_room(id) {
             let Some(session) = self.sessions.get_mut(id) else { return };
             let Some(deliveries) = session.deliveries_if_any() else { return };
@@ -361,8 +456,10 @@ impl Shard {
                 continue;
             }
             let Some(item) = deliveries.pop() else { break };
+            self.stats.queue_bytes -= item.message.size() as u64;
             self.stats.ledger.unqueue();
             if item.message.is_expired(self.now) {
+                self.record(id, || Change::Done { serial: item.serial });
                 self.drop_for(id, Dropped::Expired, &mut item.message.parcel());
             } else {
                 self.send_item(id, item);
@@ -397,9 +494,7 @@ impl Shard {
             }
         };
         if !self.write_publish(id, &item, Some(packet_id), true) {
-            self.sessions.get_mut(id).map(|s| s.deliveries().inflight.remove(index));
-            self.stats.ledger.unqueue();
-            self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
+            self.give_up_inflight(id, index, &item);
         }
     }
 
@@ -420,6 +515,8 @@ impl Shard {
     pub(crate) fn drop_for(&mut self, id: SessionId, reason: Dropped, parcel: &mut Parcel<'_>) {
         const INTERVAL: Duration = Duration::from_secs(1);
         self.stats.ledger.drop(reason);
+        let client = self.sessions.get(id).map_or("", |session| &session.client_id);
+        self.recent.note(self.now, client, parcel.topic.as_str(), What::Dropped(reason));
         if self.now < self.drop_notice_at {
             self.drops_unnoticed += 1;
             return;

@@ -12,6 +12,7 @@ use octopus_mqtt::{PacketId, QoS};
 
 use crate::envelope::SessionRef;
 use crate::event::{ConnectionId, Instant};
+use crate::handover::Moving;
 use crate::message::Message;
 use crate::subscriptions::{FilterId, Grant, SessionId};
 use crate::will::Will;
@@ -27,6 +28,12 @@ pub(crate) struct Session {
     pub(crate) connection: Option<ConnectionId>,
     /// Session Expiry Interval, seconds; 0 ends with the connection.
     pub(crate) expiry_s: u32,
+    /// Under which the group knows this node as its owner; 0: not owned by anybody.
+    pub(crate) epoch: u64,
+    /// Its changes are told to the hub.
+    pub(crate) is_recorded: bool,
+    /// It came from another node, or went to one, a moment ago.
+    pub(crate) moving: Option<Box<Moving>>,
     /// While away: when the session ends.
     pub(crate) ends_at: Option<Instant>,
     /// While away: when the will is sent.
@@ -51,6 +58,7 @@ pub(crate) struct Deliveries {
     /// QoS 2 identifiers received and not yet released by PUBREL, sorted.
     incoming: Vec<PacketId>,
     last_packet_id: u16,
+    last_serial: u32,
     /// The identifiers went once around while the oldest is still in flight.
     lapped: bool,
     /// Retained messages still to come, one subscription each.
@@ -66,6 +74,8 @@ pub(crate) struct Queued {
     pub(crate) qos: QoS,
     /// The RETAIN flag to send.
     pub(crate) retain: bool,
+    /// Order within the session; 0 until the session has it.
+    pub(crate) serial: u32,
     pub(crate) extra: Option<Box<Extra>>,
 }
 
@@ -80,6 +90,7 @@ pub(crate) struct Extra {
 #[derive(Debug)]
 pub(crate) struct Inflight {
     pub(crate) packet_id: PacketId,
+    pub(crate) serial: u32,
     pub(crate) state: Sent,
 }
 
@@ -119,6 +130,9 @@ impl Session {
             id,
             client_id: client_id.into(),
             connection: None,
+            epoch: 0,
+            is_recorded: false,
+            moving: None,
             expiry_s: 0,
             ends_at: None,
             will_at: None,
@@ -172,6 +186,31 @@ impl Deliveries {
                 return Some(id);
             }
         }
+    }
+
+    /// The next place in the session's order; never 0.
+    pub(crate) fn next_serial(&mut self) -> u32 {
+        self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
+        self.last_serial
+    }
+
+    pub(crate) fn restore_serial(&mut self, serial: u32) {
+        self.last_serial = serial;
+    }
+
+    pub(crate) fn restore(&mut self, mut incoming: Vec<PacketId>, last_packet_id: u16) {
+        incoming.sort_unstable();
+        self.incoming = incoming;
+        self.last_packet_id = last_packet_id;
+        self.lapped = true;
+    }
+
+    pub(crate) fn incoming(&self) -> &[PacketId] {
+        &self.incoming
+    }
+
+    pub(crate) fn last_packet_id(&self) -> u16 {
+        self.last_packet_id
     }
 
     /// Where in `inflight` this identifier is; acknowledgements mostly come in order.
@@ -249,6 +288,15 @@ impl Sessions {
         self.by_client.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().flatten().map(|session| &**session)
+    }
+
+    /// Slots in use or free again; every session's slot is below.
+    pub(crate) fn slot_count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
         self.slots.get(id.0 as usize)?.as_deref()
     }
@@ -286,6 +334,15 @@ impl Sessions {
         slots[slot as usize].as_mut().expect("it was put there above")
     }
 
+    /// Takes the name off a session: nobody finds it by its client any more.
+    pub(crate) fn unlink(&mut self, id: SessionId) {
+        let Some(session) = self.get(id) else { return };
+        let hash = self.hash(&session.client_id);
+        if let Ok(entry) = self.by_client.find_entry(hash, |&slot| slot == id.0) {
+            entry.remove();
+        }
+    }
+
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<Box<Session>> {
         let hash = self.hash(&self.get(id)?.client_id);
         if let Ok(entry) = self.by_client.find_entry(hash, |&slot| slot == id.0) {
@@ -293,10 +350,6 @@ impl Sessions {
         }
         self.free.push(id.0);
         self.slots[id.0 as usize].take()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().flatten().map(|session| &**session)
     }
 
     fn hash(&self, client_id: &str) -> u64 {
@@ -317,7 +370,7 @@ mod tests {
     }
 
     fn released(packet_id: PacketId) -> Inflight {
-        Inflight { packet_id, state: Sent::Released }
+        Inflight { packet_id, serial: 0, state: Sent::Released }
     }
 
     #[test]

@@ -10,12 +10,17 @@ use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, f
 
 use crate::barrier::Barriers;
 use crate::connection::{Connection, Connections, Pause, Phase};
+use crate::durable::{Promise, Recorded, Recorder};
 use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
 use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
 use crate::group::Groups;
 use crate::interest::{Interest, PeerSet};
+use crate::latency::Sampler;
 use crate::limits::Limits;
 use crate::message::Message;
+use crate::query::Answer;
+use crate::receipt::Receipts;
+use crate::recent::Recent;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::route::Origin;
@@ -37,8 +42,37 @@ pub struct ShardConfig {
     pub seed: u64,
     /// Ask the hub before a client may connect.
     pub authenticate: bool,
+    /// Where version 5 clients are sent when the node stops (Server Reference).
+    pub server_reference: Option<Box<str>>,
+    /// What clients that ask for Response Information get: the beginning of the topics they
+    /// may use for responses.
+    pub response_information: Option<Box<str>>,
     /// How a shared group picks the member that gets a message.
     pub shared_pick: crate::group::Pick,
+    /// The node is one of a group: the hub is told what this shard's clients want and publish,
+    /// messages of QoS 1 and 2 are acknowledged when all who must keep them have them, and
+    /// sessions are claimed.
+    pub cluster: bool,
+    /// In a group: what of the sessions is told the hub as it changes.
+    pub recorded: Recorded,
+}
+
+impl ShardConfig {
+    /// A shard with default limits that lets everybody in.
+    pub fn new(id: ShardId, shards: u16, seed: u64) -> Self {
+        Self {
+            id,
+            shards,
+            limits: Limits::default(),
+            seed,
+            authenticate: false,
+            server_reference: None,
+            response_information: None,
+            shared_pick: crate::group::Pick::default(),
+            cluster: false,
+            recorded: Recorded::default(),
+        }
+    }
 }
 
 /// Bytes that may wait behind a CONNECT the hub is asked about.
@@ -61,14 +95,21 @@ pub struct Shard {
     pub(crate) retained: Retained,
     pub(crate) groups: Groups,
     pub(crate) barriers: Barriers,
+    pub(crate) receipts: Receipts,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
+    pub(crate) latency: Sampler,
+    pub(crate) recent: Recent,
     pub(crate) random: Random,
     outputs: VecDeque<Output>,
     /// Connections with bytes to write, or to close.
     pub(crate) dirty: Vec<ConnectionId>,
     pub(crate) spare: Vec<Vec<u8>>,
     is_stopping: bool,
+    pub(crate) recorder: Recorder,
+    /// Past this moment the node's sessions may be another's.
+    pub(crate) lease_until: Instant,
+    pub(crate) is_fenced: bool,
     pub(crate) drop_notice_at: Instant,
     pub(crate) drops_unnoticed: u64,
     // Scratch memory, empty between inputs.
@@ -89,6 +130,8 @@ pub(crate) enum Timer {
     Will(SessionRef),
     /// Read a client again that was ahead of its rate.
     Rate(ConnectionId),
+    /// A session that moves has had its time.
+    Handover(SessionRef),
     /// Go on with a retained replay that used up its share of a turn.
     Replay(SessionRef),
 }
@@ -142,13 +185,19 @@ impl Shard {
             retained: Retained::new(),
             groups: Groups::default(),
             barriers: Barriers::default(),
+            receipts: Receipts::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
+            latency: Sampler::default(),
+            recent: Recent::default(),
             random: Random(seed ^ (u64::from(config.id.0) << 48)),
             outputs: VecDeque::new(),
             dirty: Vec::new(),
             spare: Vec::new(),
             is_stopping: false,
+            recorder: Recorder::default(),
+            lease_until: if config.cluster { Instant(0) } else { Instant(u64::MAX) },
+            is_fenced: config.cluster,
             drop_notice_at: Instant::default(),
             drops_unnoticed: 0,
             templates: Templates::default(),
@@ -162,6 +211,9 @@ impl Shard {
     /// Takes one input. Due timers fire first.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         self.now = self.now.max(now);
+        if self.lease_until < self.now && !self.is_fenced {
+            self.fence_off();
+        }
         self.fire_due_timers();
         match input {
             Input::Opened { connection, remote } => self.opened(connection, remote),
@@ -193,11 +245,13 @@ impl Shard {
         self.timers.next()
     }
 
-    /// What this shard counted so far.
+    /// What this shard counted so far. Cost: O(1).
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
         stats.sessions = self.sessions.len() as u64;
-        stats.subscriptions = self.sessions.iter().map(|s| s.subscription_count() as u64).sum();
+        // A group whose home is here subscribes like a session; its members count instead.
+        let own = self.subscriptions.subscription_count() - self.groups.count();
+        stats.subscriptions = own as u64 + stats.shared_subscriptions;
         stats.filters = self.subscriptions.filter_count() as u64;
         stats.interest = self.interest.filter_count() as u64;
         stats.retained = self.retained.count() as u64;
@@ -236,6 +290,7 @@ impl Shard {
     fn opened(&mut self, id: ConnectionId, remote: Remote) {
         let connection = Connection::new(id, remote, self.now);
         self.connections.insert(connection);
+        self.stats.connections_opened += 1;
         if self.is_stopping {
             return self.close(id);
         }
@@ -304,7 +359,7 @@ impl Shard {
 
     fn pause_if_waiting(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if matches!(connection.phase, Phase::AwaitingAnswer { .. })
+        if matches!(connection.phase, Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. })
             && connection.inbox.len() > WAITING_BYTES_MAX
             && connection.pause(Pause::AwaitingAnswer)
         {
@@ -323,7 +378,7 @@ impl Shard {
                 Phase::Connected { .. } => Stage::Connected,
                 Phase::AwaitingConnect => Stage::First,
                 Phase::AwaitingAuth { .. } => Stage::Auth,
-                Phase::AwaitingAnswer { .. } => return used,
+                Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. } => return used,
                 Phase::Closing => return bytes.len(),
             };
             let rest = &bytes[used..];
@@ -390,6 +445,9 @@ impl Shard {
         if self.spare.len() < SPARE_COUNT_MAX && buffer.bytes.capacity() <= SPARE_BYTES_MAX {
             self.spare.push(buffer.bytes);
         }
+        if let Some((hop, time)) = self.latency.written(id, self.now) {
+            self.stats.latency[hop as usize].record(time);
+        }
         let half = self.limits().out_bytes_max / 2;
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.writing = None;
@@ -447,6 +505,7 @@ impl Shard {
         let buffer = std::mem::take(&mut connection.out);
         connection.writing = Some(buffer.bytes.len() + connection.shared_len);
         connection.shared_len = 0;
+        self.latency.writing(id);
         if is_closing {
             self.connections.remove(id);
             self.push(Output::Close { connection: id });
@@ -478,9 +537,13 @@ impl Shard {
 
     fn stop(&mut self, reason: ReasonCode) {
         self.is_stopping = true;
+        let refusal = match self.config.server_reference {
+            Some(_) => Refusal::Told(ReasonCode::UseAnotherServer),
+            None => Refusal::Told(reason),
+        };
         for id in self.connections.ids() {
             self.keep_will_unsent(id);
-            self.refuse(id, Refusal::Told(reason));
+            self.refuse(id, refusal);
         }
     }
 
@@ -518,6 +581,7 @@ impl Shard {
             Timer::SessionEnd(session) => self.session_end_due(session),
             Timer::Will(session) => self.will_due(session),
             Timer::Rate(id) => self.resume_rate(id),
+            Timer::Handover(session) => self.handover_due(session),
             Timer::Replay(session) => self.pump(session.id),
         }
     }
@@ -551,24 +615,58 @@ impl Shard {
                 self.route_message(&message, Origin::Shard);
             }
             (Envelope::Publish(message), Peer::Hub) => self.route_message(&message, Origin::Node),
+            (Envelope::PublishFor { message, receipt }, Peer::Shard(_)) => {
+                self.route_for(&message, receipt);
+            }
+            (Envelope::Accepted { receipt }, _) => self.confirmed(receipt, None),
+            (Envelope::Refused { receipt, reason }, _) => self.confirmed(receipt, Some(reason)),
+            (Envelope::NodeInterest { node, filter, wanted }, Peer::Hub) => {
+                self.take_node_interest(node, &filter, wanted);
+            }
+            (Envelope::NodeGone { node }, Peer::Hub) => self.forget_node(node),
+            (Envelope::NodeGroup { node, key, presence }, Peer::Hub) => {
+                self.take_node_group(node, &key, presence);
+            }
+            (Envelope::GroupMessage { key, message }, Peer::Hub) => {
+                self.group_message(&key, &message);
+            }
+            (Envelope::RetainHere(message), Peer::Hub) => self.retain_at_home(message),
             (Envelope::Inject(message), _) => self.inject(&message),
+            (Envelope::Local(message), _) => self.take_local(message),
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
             }
-            (Envelope::Fence { barrier }, Peer::Shard(shard)) => {
-                self.send(shard, Envelope::Fenced { barrier });
+            // What came before is taken in when it is also safe.
+            (Envelope::Fence { barrier }, Peer::Hub) => self.promise(Promise::Fenced { barrier }),
+            (Envelope::Fence { barrier }, peer) => {
+                self.push(Output::Send { to: peer, envelope: Envelope::Fenced { barrier } });
             }
             (Envelope::Fenced { barrier }, _) => self.fenced(barrier),
             (Envelope::Retain(message), _) => self.retain(message),
-            (Envelope::RetainedQuery(query), Peer::Shard(shard)) => {
-                self.answer_retained(shard, &query);
-            }
+            (Envelope::RetainedQuery(query), peer) => self.answer_retained(peer, &query),
             (Envelope::RetainedFound(found), _) => self.retained_found(*found),
             (Envelope::Group(envelope), Peer::Shard(shard)) => self.group_event(shard, *envelope),
             (Envelope::Authenticated(answer), Peer::Hub) => self.authenticated(*answer),
+            (Envelope::Claimed(claimed), Peer::Hub) => self.claimed(*claimed),
+            (Envelope::ClaimRefused { connection, reason }, Peer::Hub) => {
+                self.claim_refused(connection, reason);
+            }
+            (Envelope::Evict { client_id, epoch }, Peer::Hub) => self.evict(client_id, epoch),
+            (Envelope::Adopt(adopted), Peer::Hub) => {
+                self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
+            }
+            (Envelope::Pass { client_id, items }, Peer::Hub) => self.passed_on(&client_id, items),
+            (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
+            (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
+            (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {
                 let envelope = Envelope::Stats(Box::new(self.stats()));
+                self.push(Output::Send { to: peer, envelope });
+            }
+            (Envelope::Query(query), peer) => {
+                let answer = Answer { id: query.id, found: self.answer(query.ask) };
+                let envelope = Envelope::Answer(Box::new(answer));
                 self.push(Output::Send { to: peer, envelope });
             }
             (envelope, from) => unreachable!("{from:?} does not send {envelope:?}"),
@@ -578,9 +676,17 @@ impl Shard {
     /// Routes a message of the node's own, and keeps it if it is to be retained.
     fn inject(&mut self, message: &Message) {
         if message.retain() {
-            self.retain_at_home(message.clone());
+            self.retain_everywhere(message.clone());
         }
         self.route_message(message, Origin::Client);
+    }
+
+    /// Delivers a message that concerns this node alone to this shard's subscribers.
+    fn take_local(&mut self, message: Message) {
+        self.route_message(&message, Origin::Node);
+        if message.retain() && self.is_home_of(message.topic().as_str()) {
+            self.retain(message);
+        }
     }
 
     fn kick(&mut self, client: &str, reason: ReasonCode) {

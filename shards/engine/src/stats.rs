@@ -1,16 +1,26 @@
 //! What one shard counts: plain integers, read by asking. Scope: shard.
 
+use crate::event::ListenerId;
+use crate::latency::{Histogram, Hop};
 use crate::message::Dropped;
+use crate::session::Deliveries;
+
+/// Listeners that are counted each on its own.
+pub const LISTENERS_COUNTED: usize = 16;
 
 /// Counters and gauges of one shard. Counters only rise; gauges are named as such.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Gauge: clients with a CONNACK.
     pub connections: u64,
+    /// Gauge: those by listener; the last counts every listener from there on.
+    pub connections_by_listener: [u64; LISTENERS_COUNTED],
     /// Gauge: sessions, connected or not.
     pub sessions: u64,
     /// Gauge: subscriptions of this shard's sessions, shared ones included.
     pub subscriptions: u64,
+    /// Gauge: shared subscriptions among them.
+    pub shared_subscriptions: u64,
     /// Gauge: distinct filters of this shard's subscribers.
     pub filters: u64,
     /// Gauge: filters of other shards and nodes known here.
@@ -18,6 +28,12 @@ pub struct Stats {
     /// Gauge: retained messages kept by this shard, and their topic plus payload bytes.
     pub retained: u64,
     pub retained_bytes: u64,
+    /// Gauge: QoS 1 and 2 messages sent and not yet acknowledged.
+    pub inflight: u64,
+    /// Gauge: topic plus payload bytes that wait in session queues.
+    pub queue_bytes: u64,
+    /// Network Connections that began on this shard, or were handed over to it.
+    pub connections_opened: u64,
     pub connects_accepted: u64,
     pub connects_refused: u64,
     /// Connections taken over by a newer one with the same Client Identifier.
@@ -32,6 +48,8 @@ pub struct Stats {
     pub subscriptions_revoked: u64,
     /// Times a client was read later because it was above its message or byte rate.
     pub reads_slowed: u64,
+    /// Sessions that ended because their expiry interval was over.
+    pub sessions_expired: u64,
     /// All control packets and bytes, in and out.
     pub packets_received: u64,
     pub packets_sent: u64,
@@ -40,8 +58,64 @@ pub struct Stats {
     /// PUBLISH packets by QoS, in from clients and out to clients (retransmissions included).
     pub publish_received: [u64; 3],
     pub publish_sent: [u64; 3],
+    /// Payload bytes of those.
+    pub publish_bytes_received: u64,
+    pub publish_bytes_sent: u64,
     pub wills_sent: u64,
     pub ledger: Ledger,
+    /// From receipt to the end of the write to a subscriber, by [`Hop`]; sampled.
+    pub latency: [Histogram; Hop::ALL.len()],
+    /// What the driver around the shard counts; zero where there is none.
+    pub driver: DriverStats,
+}
+
+impl Stats {
+    pub(crate) fn connected(&mut self, listener: ListenerId) {
+        self.connections += 1;
+        self.connections_by_listener[place(listener)] += 1;
+        self.connects_accepted += 1;
+    }
+
+    pub(crate) fn parted(&mut self, listener: ListenerId) {
+        self.connections -= 1;
+        self.connections_by_listener[place(listener)] -= 1;
+    }
+}
+
+fn place(listener: ListenerId) -> usize {
+    usize::from(listener.0).min(LISTENERS_COUNTED - 1)
+}
+
+/// What the driver of a shard counts. The driver fills it in as the answer passes by.
+#[derive(Clone, Debug, Default)]
+pub struct DriverStats {
+    /// Turns of the loop, by how long each took from waking up to going to sleep: the time
+    /// that nobody else on this shard was served.
+    pub turns: Histogram,
+    /// Gauge: the longest turn of the last half to full minute, microseconds.
+    pub stall_max_us: u64,
+    /// Gauge: sockets, those of clients without a CONNACK and closing ones included.
+    pub sockets: u64,
+    pub accepted: u64,
+    /// Connections closed at once because the node has as many as it may.
+    pub accept_refused: u64,
+    /// Accepts that failed, for want of descriptors or memory.
+    pub accept_errors: u64,
+    /// Gauge: requests under way on the ring.
+    pub ring_depth: u64,
+    /// Gauge: envelopes that wait for the peer that is furthest behind.
+    pub mesh_backlog: u64,
+    /// Turns in which clients were not read because a peer was too far behind.
+    pub pressure_turns: u64,
+}
+
+impl Stats {
+    /// What a session had to deliver is no longer this shard's.
+    pub(crate) fn let_go(&mut self, deliveries: &Deliveries) {
+        self.inflight -= deliveries.inflight.len() as u64;
+        self.queue_bytes -= deliveries.queue_bytes as u64;
+        self.shared_subscriptions -= deliveries.shared.len() as u64;
+    }
 }
 
 /// Invariant 5: `owed = delivered + queued + forwarded + dropped` on every shard at every

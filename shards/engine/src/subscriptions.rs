@@ -141,9 +141,7 @@ impl Subscriptions {
         }
         let text = slot.take()?.text;
         self.unused.push(filter);
-        if let Ok(parsed) = TopicFilter::parse(&text) {
-            self.index.remove(parsed, filter.0);
-        }
+        self.index.remove(TopicFilter::assume_valid(&text), filter.0);
         Some(Unsubscribed { last: true, text: Some(text) })
     }
 
@@ -194,6 +192,17 @@ impl Subscriptions {
         })
     }
 
+    /// How many sessions, shared groups not counted, have this filter: 0, 1, or 2 for more.
+    pub fn session_count_to_2(&self, filter: FilterId) -> usize {
+        let is_session = |subscriber: &Subscriber| matches!(subscriber, Subscriber::Session(_));
+        match self.filter(filter).map(|known| &known.subscribers) {
+            None => 0,
+            Some(Subscribers::One(one, _)) => usize::from(is_session(one)),
+            // Sessions sort before groups.
+            Some(Subscribers::Many(all)) => all.keys().take(2).filter(|s| is_session(s)).count(),
+        }
+    }
+
     pub fn filter_count(&self) -> usize {
         self.index.filter_count()
     }
@@ -223,8 +232,7 @@ impl Subscriptions {
 
 impl Filter {
     fn matches(&self, topic: TopicName<'_>) -> bool {
-        *self.text == *topic.as_str()
-            || TopicFilter::parse(&self.text).is_ok_and(|filter| filter.matches(topic))
+        *self.text == *topic.as_str() || TopicFilter::assume_valid(&self.text).matches(topic)
     }
 }
 
@@ -262,5 +270,114 @@ impl Subscribers {
             *self = Self::One(one, grant);
         }
         Some(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::testing::{MATCHES, Random, filter, topic};
+
+    type Model = BTreeMap<(String, Subscriber), Grant>;
+
+    fn session(index: u32) -> Subscriber {
+        Subscriber::Session(SessionId(index))
+    }
+
+    fn grant(subscription_id: u32) -> Grant {
+        Grant { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: true, subscription_id }
+    }
+
+    fn check_topic(subscriptions: &Subscriptions, model: &Model, name: &str) {
+        let mut found = Vec::new();
+        let filter_count = subscriptions.matching(topic(name), |subscriber, grant| {
+            found.push((subscriber, grant.subscription_id));
+        });
+        let matching = |text: &str| filter(text).matches(topic(name));
+        let mut wanted: Vec<_> = model
+            .iter()
+            .filter(|((text, _), _)| matching(text))
+            .map(|((_, subscriber), grant)| (*subscriber, grant.subscription_id))
+            .collect();
+        let mut texts: Vec<_> = model.keys().map(|(text, _)| text).collect();
+        texts.dedup();
+        found.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(found, wanted, "{name}");
+        assert_eq!(filter_count, texts.iter().filter(|text| matching(text)).count(), "{name}");
+    }
+
+    #[test]
+    fn every_filter_matches_what_the_specification_says() {
+        for &(text, name, matches) in MATCHES {
+            let mut subscriptions = Subscriptions::new(1);
+            subscriptions.subscribe(filter(text), session(1), grant(0));
+            let found = subscriptions.matching(topic(name), |_, _| {});
+            assert_eq!(found == 1, matches, "{text} and {name}");
+        }
+    }
+
+    #[test]
+    fn random_subscriptions_agree_with_a_list_of_filters() {
+        for seed in 0..10 {
+            let mut random = Random(seed);
+            let mut subscriptions = Subscriptions::new(seed);
+            let mut model = Model::new();
+            for round in 0..500 {
+                let text = random.filter();
+                let subscriber = match random.below(6) {
+                    0 => Subscriber::Group(GroupId(0)),
+                    index => session(index as u32),
+                };
+                let others = model.keys().filter(|(other, _)| *other == text).count();
+                let key = (text.clone(), subscriber);
+                // Grows in the first half and shrinks in the second.
+                if random.below(500) > round {
+                    let done =
+                        subscriptions.subscribe(filter(&text), subscriber, grant(round as u32));
+                    assert_eq!(done.first, others == 0);
+                    assert_eq!(done.replaced, model.insert(key, grant(round as u32)));
+                    assert_eq!(subscriptions.text(done.filter), text);
+                } else if let Some(id) = subscriptions.find(&text) {
+                    assert_eq!(subscriptions.grant(id, subscriber), model.get(&key).copied());
+                    let done = subscriptions.unsubscribe(id, subscriber);
+                    let last = others == 1;
+                    let expected = model
+                        .remove(&key)
+                        .map(|_| Unsubscribed { last, text: last.then(|| text.as_str().into()) });
+                    assert_eq!(done, expected);
+                } else {
+                    assert_eq!(others, 0);
+                }
+                assert_eq!(subscriptions.subscription_count(), model.len());
+                check_topic(&subscriptions, &model, &random.topic());
+            }
+            for (text, subscriber) in model.keys() {
+                let id = subscriptions.find(text).expect("still subscribed");
+                subscriptions.unsubscribe(id, *subscriber).expect("still subscribed");
+            }
+            assert_eq!(subscriptions.filter_count(), 0);
+            assert_eq!(subscriptions.filters().count(), 0);
+            assert!(subscriptions.index.is_pristine());
+        }
+    }
+
+    #[test]
+    fn an_unknown_filter_or_subscriber_cannot_unsubscribe() {
+        let mut subscriptions = Subscriptions::new(1);
+        let id = subscriptions.subscribe(filter("a/+"), session(1), grant(0)).filter;
+        assert_eq!(subscriptions.unsubscribe(FilterId(7), session(1)), None);
+        assert_eq!(subscriptions.unsubscribe(id, session(2)), None);
+        assert!(subscriptions.unsubscribe(id, session(1)).is_some_and(|done| done.last));
+        assert_eq!(subscriptions.unsubscribe(id, session(1)), None);
+    }
+
+    #[test]
+    fn one_subscription_is_small() {
+        assert_eq!(size_of::<Subscriber>(), 8);
+        assert_eq!(size_of::<Grant>(), 8);
+        assert_eq!(size_of::<Option<Filter>>(), 32);
     }
 }

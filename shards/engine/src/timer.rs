@@ -123,3 +123,77 @@ impl<K: Copy> Wheel<K> {
 fn slot_of(step: u64, level: usize) -> usize {
     (step >> (SLOT_BITS * level as u32)) as usize % SLOTS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+
+    const STEP: u64 = 1 << STEP_BITS;
+
+    fn expire(wheel: &mut Wheel<u32>, now: u64) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.expire(Instant(now), &mut due);
+        due
+    }
+
+    #[test]
+    fn random_keys_fire_never_early_and_at_most_a_step_late() {
+        for seed in 0..20 {
+            let mut random = Random(seed);
+            let mut now = random.next() >> (1 + random.below(60));
+            let mut wheel = Wheel::new(Instant(now));
+            let mut armed = std::collections::BTreeMap::new();
+            for key in 0..3000 {
+                let at = now.saturating_sub(5) + (random.next() >> (24 + random.below(40)));
+                wheel.arm(Instant(at), key);
+                armed.insert(key, at);
+                now += random.next() >> (30 + random.below(34));
+                for fired in expire(&mut wheel, now) {
+                    let at = armed.remove(&fired).expect("fires once");
+                    assert!(at <= now, "{at} fired at {now}");
+                }
+                assert!(armed.values().all(|at| now < at + STEP), "late at {now}");
+                assert_eq!(wheel.len(), armed.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_driver_that_waits_until_next_fires_each_key_in_time() {
+        let mut random = Random(3);
+        let mut wheel = Wheel::new(Instant(0));
+        let ats: Vec<_> = (0..1000).map(|_| random.next() >> (20 + random.below(44))).collect();
+        for (key, at) in (0..).zip(&ats) {
+            wheel.arm(Instant(*at), key);
+        }
+        let mut turns = 0;
+        while let Some(Instant(now)) = wheel.next() {
+            turns += 1;
+            for key in expire(&mut wheel, now) {
+                let at = ats[key as usize];
+                assert!(at <= now && now < at + STEP, "{at} fired at {now}");
+            }
+        }
+        assert!(wheel.is_empty());
+        assert!(turns < 10_000, "woke {turns} times for 1000 keys");
+    }
+
+    #[test]
+    fn what_is_past_when_armed_fires_at_once() {
+        let mut wheel = Wheel::new(Instant(50 * STEP));
+        wheel.arm(Instant(7), 1);
+        wheel.arm(Instant(50 * STEP), 2);
+        assert_eq!(wheel.next(), Some(Instant(50 * STEP)));
+        assert_eq!(expire(&mut wheel, 50 * STEP), [1, 2]);
+        assert_eq!(wheel.next(), None);
+    }
+
+    #[test]
+    fn the_end_of_time_is_a_time() {
+        let mut wheel = Wheel::new(Instant(0));
+        wheel.arm(Instant(u64::MAX), 1);
+        assert!(expire(&mut wheel, u64::MAX - STEP).is_empty());
+        assert!(wheel.next().is_some());
+    }
+}

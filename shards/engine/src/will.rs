@@ -8,17 +8,18 @@ use crate::message::Message;
 /// Scope: session. Made at CONNECT, sent when the connection ends without a DISCONNECT
 /// [MQTT-3.1.2-8], after its delay or with the session's end, whichever is first
 /// [MQTT-3.1.3-9].
-#[derive(Clone, Debug)]
-pub(crate) struct Will {
-    topic: Box<str>,
-    payload: Box<[u8]>,
-    qos: QoS,
-    retain: bool,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    pub topic: Box<str>,
+    pub payload: Box<[u8]>,
+    pub qos: QoS,
+    pub retain: bool,
     /// Properties on the wire, without the expiry.
-    properties: Box<[u8]>,
-    expiry_s: Option<u32>,
+    pub properties: Box<[u8]>,
+    /// Message Expiry Interval, seconds; counts from when the will is sent.
+    pub expiry_s: Option<u32>,
     /// Will Delay Interval, seconds.
-    pub(crate) delay_s: u32,
+    pub delay_s: u32,
 }
 
 impl Will {
@@ -34,6 +35,10 @@ impl Will {
             expiry_s: fields.properties.message.expiry_s,
             delay_s: fields.properties.delay_s.unwrap_or(0),
         }
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// The message to publish. Its expiry counts from now on (§3.1.3.2.4).

@@ -30,6 +30,7 @@ pub(crate) struct Acceptor {
     /// Per node; more are closed at once.
     pub(crate) connection_count_max: usize,
     retry_at: Option<Instant>,
+    failure_count: u64,
     failures: Occasional,
     refusals: Occasional,
 }
@@ -67,6 +68,7 @@ impl Acceptor {
             listening,
             connection_count_max,
             retry_at: None,
+            failure_count: 0,
             failures: Occasional::default(),
             refusals: Occasional::default(),
         }
@@ -81,6 +83,11 @@ impl Acceptor {
                 ring.accept(listening.socket.as_fd(), slot);
             }
         }
+    }
+
+    /// Accepts that failed so far.
+    pub(crate) fn failure_count(&self) -> u64 {
+        self.failure_count
     }
 
     pub(crate) fn retry_at(&self) -> Option<Instant> {
@@ -121,6 +128,7 @@ impl Acceptor {
     }
 
     fn failed(&mut self, error: &io::Error, now: Instant) {
+        self.failure_count += 1;
         if let Some(count) = self.failures.note(now) {
             tracing::warn!(count, %error, "connections cannot be accepted; trying again");
         }

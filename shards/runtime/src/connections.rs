@@ -17,6 +17,8 @@ pub(crate) struct Connection {
     pub(crate) receiving: bool,
     /// The engine does not want to read.
     pub(crate) paused: bool,
+    /// It may still be handed over: accepted here, and not written to yet.
+    pub(crate) fresh: bool,
     /// The write in flight.
     pub(crate) write: Option<WriteIndex>,
     pub(crate) phase: Phase,
@@ -63,7 +65,12 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn insert(&mut self, socket: OwnedFd, listener: ListenerId) -> ConnectionId {
+    pub(crate) fn insert(
+        &mut self,
+        socket: OwnedFd,
+        listener: ListenerId,
+        fresh: bool,
+    ) -> ConnectionId {
         self.generation = self.generation.wrapping_add(1);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -75,6 +82,7 @@ impl Connections {
             listener,
             receiving: false,
             paused: false,
+            fresh,
             write: None,
             phase: Phase::Open,
         });
@@ -101,7 +109,11 @@ impl Connections {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.len() == self.free.len()
+        self.count() == 0
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
@@ -120,10 +132,10 @@ mod tests {
     #[test]
     fn the_next_user_of_a_slot_has_another_generation() {
         let mut connections = Connections::default();
-        let first = connections.insert(socket(), ListenerId(0));
+        let first = connections.insert(socket(), ListenerId(0), true);
         assert!(connections.remove(first.slot).is_some());
         assert!(connections.is_empty());
-        let second = connections.insert(socket(), ListenerId(0));
+        let second = connections.insert(socket(), ListenerId(0), true);
         assert_eq!(first.slot, second.slot);
         assert!(connections.get(first).is_none());
         assert!(connections.get(second).is_some());

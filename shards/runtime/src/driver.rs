@@ -28,9 +28,10 @@ use crate::accept::Acceptor;
 use crate::connections::{Connections, Leaving, Phase};
 use crate::handoff::HandOff;
 use crate::mesh::{Inbox, Pressure, Sender};
-use crate::net::{Completion, Operation, Received, Ring, Sent, Token};
+use crate::net::{Completion, Operation, Received, Ring, Sent, Token, WriteIndex};
 use crate::notice;
 use crate::service::Service;
+use crate::tally::{Gauges, Tally};
 
 /// Parcels taken from the inbox per turn.
 const INBOX_BUDGET: usize = 64;
@@ -76,6 +77,7 @@ pub(crate) struct Driver<S> {
     /// Receive buffers kept from the kernel while the pressure is on.
     held: Vec<u16>,
     acceptor: Acceptor,
+    tally: Tally,
     connections: Connections,
     /// Connections of the whole node.
     node_connection_count: Arc<AtomicUsize>,
@@ -118,6 +120,7 @@ impl<S: Service> Driver<S> {
             pressure: Pressure::default(),
             held: Vec::new(),
             acceptor: parts.acceptor,
+            tally: Tally::default(),
             connections: Connections::default(),
             node_connection_count: parts.node_connection_count,
             writes: Vec::new(),
@@ -148,6 +151,8 @@ impl<S: Service> Driver<S> {
         self.flush_mesh();
         self.submit_writes();
         self.relieve();
+        let busy = self.origin.elapsed().saturating_sub(self.now.since(Instant::default()));
+        self.tally.turn(self.now, busy, self.pressure.is_held());
         Ok(!self.has_stopped())
     }
 
@@ -190,7 +195,8 @@ impl<S: Service> Driver<S> {
                 Operation::Send => self.sent(completion),
                 Operation::Accept => self.accepted(completion),
                 Operation::Wake if !completion.more() && self.stop_at.is_none() => self.watch(),
-                Operation::Wake | Operation::Cancel => {}
+                Operation::CancelReceive if completion.missed() => self.cancel_missed(completion),
+                Operation::Wake | Operation::CancelReceive | Operation::Cancel => {}
             }
         }
         self.completions = completions;
@@ -208,20 +214,22 @@ impl<S: Service> Driver<S> {
         if count >= self.acceptor.connection_count_max {
             self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
             self.acceptor.refused(self.now);
+            self.tally.refused();
             return;
         }
-        self.open(socket, listener, &[]);
+        self.tally.accepted();
+        self.open(socket, listener, None);
     }
 
-    /// A connection begins on this shard, with what was read from it elsewhere.
-    fn open(&mut self, socket: OwnedFd, listener: ListenerId, unread: &[u8]) {
+    /// A connection begins on this shard, with what was read from it elsewhere if it was
+    /// handed over.
+    fn open(&mut self, socket: OwnedFd, listener: ListenerId, unread: Option<&[u8]>) {
         let address = SockRef::from(&socket).peer_addr().ok().and_then(|peer| peer.as_socket());
-        let id = self.connections.insert(socket, listener);
+        let id = self.connections.insert(socket, listener, unread.is_none());
         let remote = Remote { listener, address, certificate: None };
         self.service.handle(Input::Opened { connection: id, remote }, self.now);
-        if !unread.is_empty() {
-            let input = Input::Received { connection: id, bytes: unread };
-            self.service.handle(input, self.now);
+        if let Some(bytes) = unread.filter(|bytes| !bytes.is_empty()) {
+            self.service.handle(Input::Received { connection: id, bytes }, self.now);
         }
         self.receive(id);
     }
@@ -250,7 +258,13 @@ impl<S: Service> Driver<S> {
                     Phase::Leaving(leaving) => leaving.unread.extend_from_slice(bytes),
                     Phase::Closing => {}
                 }
+                let fresh = connection.fresh;
                 self.give_back(buffer);
+                // The service may have let go of it: what this turn still brings must not go
+                // there any more but along with the hand-off.
+                if fresh {
+                    self.drain();
+                }
             }
             Received::NoBuffers => {
                 self.starved.push(id);
@@ -283,14 +297,7 @@ impl<S: Service> Driver<S> {
         let Some(write) = connection.write else { return };
         match self.ring.sent(completion, write) {
             Sent::Part => self.ring.send(connection.socket(), slot, write),
-            Sent::All => {
-                connection.write = None;
-                let buffer = self.ring.finish_write(write);
-                if connection.is_open() {
-                    self.service.handle(Input::Written { connection: id, buffer }, self.now);
-                }
-                self.written_last(id);
-            }
+            Sent::All => self.written(id, write),
             Sent::Failed(error) => {
                 tracing::debug!(slot, %error, "send failed");
                 connection.write = None;
@@ -302,10 +309,15 @@ impl<S: Service> Driver<S> {
         }
     }
 
-    /// After the last write of a closing connection: tells the peer, whose end ends it.
-    fn written_last(&mut self, id: ConnectionId) {
+    /// All of a write is with the kernel. If that was the last one, the peer is told, and its
+    /// own end ends the connection.
+    fn written(&mut self, id: ConnectionId, write: WriteIndex) {
         let Some(connection) = self.connections.get(id) else { return };
-        if matches!(connection.phase, Phase::Closing) && connection.receiving {
+        connection.write = None;
+        let buffer = self.ring.finish_write(write);
+        if connection.is_open() {
+            self.service.handle(Input::Written { connection: id, buffer }, self.now);
+        } else if matches!(connection.phase, Phase::Closing) && connection.receiving {
             self.shut(id, Shutdown::Write);
         }
         self.settle(id);
@@ -386,7 +398,7 @@ impl<S: Service> Driver<S> {
             self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        self.open(handoff.socket, handoff.listener, &handoff.unread);
+        self.open(handoff.socket, handoff.listener, Some(&handoff.unread));
     }
 
     fn pass_time(&mut self) {
@@ -424,17 +436,41 @@ impl<S: Service> Driver<S> {
         let Some(connection) = self.connections.get(id) else { return };
         debug_assert!(connection.write.is_none(), "one write per connection at a time");
         if connection.is_open() {
+            connection.fresh = false;
             connection.write = Some(self.ring.begin_write(buffer));
             self.writes.push(id);
         }
     }
 
-    fn send(&mut self, to: Peer, envelope: Envelope) {
+    fn send(&mut self, to: Peer, mut envelope: Envelope) {
+        if let Envelope::Stats(stats) = &mut envelope {
+            stats.driver = self.tally.read(&self.gauges());
+        }
         let peer = match to {
             Peer::Shard(shard) => usize::from(shard.0),
             Peer::Hub => self.mesh.shards.len(),
         };
+        // A retained message must be at its home before any other shard sees it published, or a
+        // client there could subscribe and get the one before. So it goes ahead, behind all
+        // that came before it.
+        let goes_ahead = matches!(envelope, Envelope::Retain(_));
+        if goes_ahead {
+            self.flush_mesh();
+        }
         self.outgoing[peer].push(envelope);
+        if goes_ahead {
+            self.flush_mesh();
+        }
+    }
+
+    fn gauges(&self) -> Gauges {
+        let backlogs = self.mesh.shards.iter().map(Sender::backlog_count);
+        Gauges {
+            sockets: self.connections.count(),
+            accept_errors: self.acceptor.failure_count(),
+            ring_depth: self.ring.in_flight_count(),
+            mesh_backlog: backlogs.chain([self.mesh.hub.backlog_count()]).max().unwrap_or(0),
+        }
     }
 
     fn pause(&mut self, id: ConnectionId) {
@@ -450,6 +486,20 @@ impl<S: Service> Driver<S> {
         let Some(connection) = self.connections.get(id) else { return };
         connection.paused = false;
         self.receive(id);
+    }
+
+    /// Cancels again if the receive still goes on and still should not.
+    fn cancel_missed(&mut self, completion: Completion) {
+        let slot = completion.token.slot;
+        let Some((_, connection)) = self.connections.at(slot) else { return };
+        let unwanted = match connection.phase {
+            Phase::Open => connection.paused,
+            Phase::Leaving(_) => true,
+            Phase::Closing => false,
+        };
+        if connection.receiving && unwanted {
+            self.ring.cancel(Token::new(Operation::Receive, slot));
+        }
     }
 
     fn leave(&mut self, id: ConnectionId, leaving: Leaving) {

@@ -15,11 +15,16 @@ pub struct HubHandle {
 #[derive(Clone)]
 pub struct HubSender {
     shards: Vec<Sender<Parcel>>,
+    origin: std::time::Instant,
 }
 
 impl HubHandle {
-    pub(crate) fn new(shards: Vec<Sender<Parcel>>, inbox: Inbox<HubParcel>) -> Self {
-        Self { sender: HubSender { shards }, inbox }
+    pub(crate) fn new(
+        shards: Vec<Sender<Parcel>>,
+        inbox: Inbox<HubParcel>,
+        origin: std::time::Instant,
+    ) -> Self {
+        Self { sender: HubSender { shards, origin }, inbox }
     }
 
     /// A sender for another task or thread.
@@ -55,6 +60,12 @@ impl HubHandle {
 }
 
 impl HubSender {
+    /// This moment, as the shards reckon it.
+    pub fn now(&self) -> octopus_engine::Instant {
+        let elapsed = self.origin.elapsed().as_micros();
+        octopus_engine::Instant(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+
     /// Sends `envelopes` to one shard, in order. Never waits; the hub looks at
     /// [`Self::backlog_count`] when it has a source it can slow down.
     pub fn send(&self, to: ShardId, envelopes: Vec<Envelope>) {

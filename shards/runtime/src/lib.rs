@@ -21,6 +21,7 @@ mod notice;
 mod placement;
 mod preflight;
 mod service;
+mod tally;
 mod wake;
 
 pub use hub::{HubHandle, HubSender};

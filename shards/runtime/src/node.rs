@@ -45,7 +45,7 @@ pub struct NodeConfig {
 pub struct Tuning {
     /// Requests that one system call can submit.
     pub ring_entries: u32,
-    /// Receive buffers, a power of two.
+    /// Receive buffers, a power of two. Only what was once written to takes memory.
     pub receive_buffer_count: u16,
     pub receive_buffer_bytes: u32,
     /// Longest sleep in the ring, and so the longest that other tasks of the executor wait.
@@ -71,9 +71,9 @@ impl Default for Tuning {
         Self {
             ring_entries: 1024,
             receive_buffer_count: 256,
-            receive_buffer_bytes: 8 << 10,
+            receive_buffer_bytes: 32 << 10,
             sleep_max: Duration::from_millis(100),
-            preempt_timer: Duration::from_millis(10),
+            preempt_timer: Duration::from_millis(100),
         }
     }
 }
@@ -86,6 +86,7 @@ pub struct Node {
     threads: Vec<ExecutorJoinHandle<()>>,
     ended: flume::Receiver<Ended>,
     stopping: AtomicBool,
+    seed: u64,
 }
 
 /// A shard's thread is over.
@@ -128,16 +129,17 @@ where
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
     let (ended_sender, ended) = flume::unbounded();
 
+    let origin = std::time::Instant::now();
     let mut node = Node {
         addresses,
         shards: mesh.shards.clone(),
-        hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox)),
+        hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox, origin)),
         threads: Vec::new(),
         ended,
         stopping: AtomicBool::new(false),
+        seed,
     };
     let node_connection_count = Arc::new(AtomicUsize::new(0));
-    let origin = std::time::Instant::now();
     let mut ready = Vec::new();
     for (((number, core), inbox), sockets) in (0..).zip(cores).zip(mesh.inboxes).zip(sockets) {
         let id = ShardId(number);
@@ -149,7 +151,6 @@ where
         let guard = EndGuard { shard: id, sender: ended_sender.clone(), cause: None };
         let body = move || {
             let service = make(id, count, seed);
-            let sleep_max = tuning.sleep_max;
             run(guard, ready_sender, move || {
                 let ring = Ring::new(&tuning)?;
                 let mesh = ends;
@@ -161,7 +162,7 @@ where
                     acceptor,
                     node_connection_count,
                     origin,
-                    sleep_max,
+                    sleep_max: tuning.sleep_max,
                 }))
             })
         };
@@ -280,6 +281,11 @@ impl Node {
     /// Shards of this node.
     pub fn shards(&self) -> u16 {
         u16::try_from(self.shards.len()).expect("started with a u16")
+    }
+
+    /// What the shards were given to find a client's home.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The hub's end of the mesh; `None` if it was taken already.

@@ -4,6 +4,10 @@ use octopus_engine::{Input, Instant, Output, Shard};
 
 /// One shard's mind as the driver sees it. The broker's is [`Shard`]; the relay in
 /// `bench/floor` is another, to measure what the driver costs without a protocol.
+///
+/// The driver hands in all that a turn brought before it asks for outputs. Only for a
+/// connection that was accepted here and not written to yet it asks after each `Received`, so
+/// `Output::HandOff` comes before a connection's first `Write` or not at all.
 pub trait Service {
     /// Takes one input.
     fn handle(&mut self, input: Input<'_>, now: Instant);

@@ -2,6 +2,7 @@
 
 use octopus_mqtt::{Ack, AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
 
+use crate::durable::{Change, Promise};
 use crate::event::ConnectionId;
 use crate::message::Dropped;
 use crate::refusal::Refusal;
@@ -35,6 +36,7 @@ impl Shard {
             return Ok(());
         }
         let mut reason = ReasonCode::PacketIdNotFound;
+        let mut taken = None;
         if let Some(found) = self.sessions.get_mut(session)
             && let Some(deliveries) = found.deliveries_if_any()
             && let Some(index) = deliveries.position(ack.packet_id)
@@ -45,11 +47,16 @@ impl Shard {
                 Sent::Released => true,
             };
             if is_ours {
-                sent.state = Sent::Released;
+                taken = Some(std::mem::replace(&mut sent.state, Sent::Released));
                 reason = ReasonCode::Success;
+                let (serial, packet_id) = (sent.serial, ack.packet_id);
+                self.record(session, || Change::Released { serial, packet_id });
             }
         }
-        self.write_reply(id, AckKind::PubRel, ack.packet_id, reason);
+        if let Some(Sent::Published(item)) = taken {
+            self.shared_done(session, &item);
+        }
+        self.reply(id, AckKind::PubRel, ack.packet_id, reason);
         Ok(())
     }
 
@@ -60,7 +67,10 @@ impl Shard {
         let found = self.sessions.get_mut(session).and_then(|s| s.deliveries_if_any());
         let is_known = found.is_some_and(|deliveries| deliveries.release(ack.packet_id));
         let reason = if is_known { ReasonCode::Success } else { ReasonCode::PacketIdNotFound };
-        self.write_reply(id, AckKind::PubComp, ack.packet_id, reason);
+        if is_known {
+            self.record(session, || Change::IncomingReleased { packet_id: ack.packet_id });
+        }
+        self.reply(id, AckKind::PubComp, ack.packet_id, reason);
         Ok(())
     }
 
@@ -72,8 +82,11 @@ impl Shard {
             && let Some(index) = deliveries.position(ack.packet_id)
             && matches!(deliveries.inflight[index].state, Sent::Released)
         {
+            let serial = deliveries.inflight[index].serial;
             deliveries.remove_inflight(index);
+            self.stats.inflight -= 1;
             self.stats.ledger.settle();
+            self.record(session, || Change::Done { serial });
         }
         self.pump(session);
         Ok(())
@@ -97,7 +110,9 @@ impl Shard {
             Sent::Published(item) if is_meant(item) => {}
             _ => return None,
         }
-        match deliveries.remove_inflight(index)?.state {
+        let taken = deliveries.remove_inflight(index)?;
+        self.stats.inflight -= 1;
+        match taken.state {
             Sent::Published(item) => Some(item),
             Sent::Released => None,
         }
@@ -112,10 +127,27 @@ impl Shard {
         } else {
             self.stats.ledger.settle();
         }
+        self.record(session, || Change::Done { serial: item.serial });
         self.shared_done(session, item);
     }
 
-    fn write_reply(
+    /// PUBREL or PUBCOMP; of a recorded session, once what it says is safe: the other side
+    /// forgets the identifier with it.
+    fn reply(
+        &mut self,
+        connection: ConnectionId,
+        kind: AckKind,
+        packet_id: PacketId,
+        reason: ReasonCode,
+    ) {
+        let session = self.session_of(connection).and_then(|session| self.sessions.get(session));
+        if session.is_some_and(|session| self.records_messages(session)) {
+            return self.promise(Promise::Reply { connection, kind, packet_id, reason });
+        }
+        self.write_reply(connection, kind, packet_id, reason);
+    }
+
+    pub(crate) fn write_reply(
         &mut self,
         id: ConnectionId,
         kind: AckKind,

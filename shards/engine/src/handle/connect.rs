@@ -11,11 +11,13 @@ use octopus_mqtt::{
 
 use super::publish::{has_more_levels, may_publish};
 use crate::connection::{Connection, Pause, Phase};
+use crate::durable::{Change, RecordOp};
 use crate::envelope::{
     AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Envelope, Peer, Presence,
 };
-use crate::event::{ConnectionId, Notice, Output};
+use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
 use crate::limits::DuplicateLogin;
+use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::session::NEVER;
 use crate::shard::{Shard, publisher_hash};
@@ -51,10 +53,10 @@ impl Shard {
             self.push(Output::HandOff { connection: id, to: home, unread: unread.to_vec() });
             return Ok(());
         }
-        self.check_connect(&connect)?;
+        self.check_connect(&connect).inspect_err(|&r| self.note_refused(connect.client_id, r))?;
         if !self.config.authenticate {
             let everything = AuthOutcome::Granted { user: None, acl: None, data: None };
-            return self.decide(id, &connect, everything);
+            return self.decide(id, &connect, frame.body, everything);
         }
         self.ask_hub(id, &connect, frame.body);
         Ok(())
@@ -110,7 +112,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let body = match &mut connection.phase {
             Phase::AwaitingAnswer { connect } => std::mem::take(connect),
-            Phase::Connected { .. } => return self.authenticated_again(id, outcome),
+            Phase::Connected { .. } | Phase::AwaitingClaim { .. } => {
+                return self.authenticated_again(id, outcome);
+            }
             _ => return,
         };
         if let AuthOutcome::Continue { data } = outcome {
@@ -119,7 +123,7 @@ impl Shard {
         }
         let decided = decode_connect(&body)
             .map_err(Refusal::from)
-            .and_then(|connect| self.decide(id, &connect, outcome));
+            .and_then(|connect| self.decide(id, &connect, &body, outcome));
         if let Err(refusal) = decided {
             return self.refuse(id, refusal);
         }
@@ -129,11 +133,30 @@ impl Shard {
         }
     }
 
-    /// Lets the client in, or not.
+    /// Keeps in mind why this client was not let in.
+    fn note_refused(&mut self, client_id: &str, refusal: Refusal) {
+        let (reason, text) = refusal.reason();
+        let what = What::Ended(DisconnectReason::ByServer(reason, text));
+        self.recent.note(self.now, client_id, "", what);
+    }
+
+    /// Lets the client in, or not; in a group, its session is claimed first.
     fn decide(
         &mut self,
         id: ConnectionId,
         connect: &Connect<'_>,
+        body: &[u8],
+        outcome: AuthOutcome,
+    ) -> Result<(), Refusal> {
+        self.admit(id, connect, body, outcome)
+            .inspect_err(|&refusal| self.note_refused(connect.client_id, refusal))
+    }
+
+    fn admit(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        body: &[u8],
         outcome: AuthOutcome,
     ) -> Result<(), Refusal> {
         let (user, acl, data) = match outcome {
@@ -149,12 +172,35 @@ impl Shard {
         {
             return Err(Refusal::Told(ReasonCode::NotAuthorized));
         }
+        if self.config.cluster {
+            self.claim(id, connect, body, data);
+            return Ok(());
+        }
         let assigned = connect.client_id.is_empty().then(|| self.new_client_id());
-        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        self.let_in(id, connect, 0, assigned.as_deref(), data.as_deref())
+    }
+
+    /// Gives the client its session and its CONNACK.
+    ///
+    /// - `epoch`: under which the node owns the session in its group; 0 outside of one.
+    /// - `assigned`: the Client Identifier made for it.
+    /// - `data`: the last of an enhanced authentication.
+    pub(super) fn let_in(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        epoch: u64,
+        assigned: Option<&str>,
+        data: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        let client_id = assigned.unwrap_or(connect.client_id);
         let (session, session_present) = self.take_session(client_id, connect.clean_start)?;
+        if let Some(found) = self.sessions.get_mut(session) {
+            found.epoch = epoch;
+        }
         self.attach(id, session, connect);
         self.revoke_subscriptions(id);
-        self.write_connack(id, connect, session_present, assigned.as_deref(), data.as_deref());
+        self.write_connack(id, connect, session_present, assigned, data);
         self.notice_connected(id, session, session_present);
         self.arm_keep_alive(id);
         self.tell_presence(session, Presence::Online);
@@ -193,12 +239,7 @@ impl Shard {
 
     /// Ties connection and session together, with what CONNECT asked for.
     fn attach(&mut self, id: ConnectionId, session: SessionId, connect: &Connect<'_>) {
-        let expiry_s = match connect.version {
-            Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
-            _ if connect.clean_start => 0,
-            _ => NEVER,
-        };
-        let expiry_s = self.capped_expiry(expiry_s);
+        let expiry_s = self.granted_expiry(connect);
         let limits = &self.config.limits;
         let keep_alive_s = granted_keep_alive(connect, limits.keep_alive_max_s);
         let Some(found) = self.sessions.get_mut(session) else { return };
@@ -206,6 +247,7 @@ impl Shard {
         found.expiry_s = expiry_s;
         found.ends_at = None;
         found.will_at = None;
+        found.is_recorded |= expiry_s > 0 && found.epoch > 0;
         found.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         if let Some(deliveries) = found.deliveries_if_any() {
             deliveries.unsent = deliveries.inflight.len();
@@ -220,8 +262,31 @@ impl Shard {
         connection.send_quota = receive_max.min(limits.inflight_count_max);
         connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
         note_extras(connection, connect, limits.topic_alias_out_max);
-        self.stats.connections += 1;
-        self.stats.connects_accepted += 1;
+        self.stats.connected(connection.remote.listener);
+        self.record_opened(session);
+    }
+
+    /// Session Expiry Interval of this client's session, seconds.
+    pub(super) fn granted_expiry(&self, connect: &Connect<'_>) -> u32 {
+        let expiry_s = match connect.version {
+            Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
+            _ if connect.clean_start => 0,
+            _ => NEVER,
+        };
+        self.capped_expiry(expiry_s)
+    }
+
+    /// Told of every session that is owned: a will must outlive this node even if its session
+    /// does not outlive the connection, and ownership goes on after a clean start.
+    pub(super) fn record_opened(&mut self, session: SessionId) {
+        let Some(found) = self.sessions.get(session).filter(|found| found.epoch > 0) else {
+            return;
+        };
+        let is_kept = self.config.recorded.sessions;
+        let will = found.will.clone().filter(|_| is_kept);
+        let expiry_s = if is_kept { found.expiry_s } else { 0 };
+        let (client_id, epoch) = (found.client_id.clone(), found.epoch);
+        self.send_op(RecordOp { client_id, epoch, change: Change::Opened { expiry_s, will } });
     }
 
     fn write_connack(
@@ -236,6 +301,8 @@ impl Shard {
         let expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
         let granted_s = self.capped_expiry(expiry_s);
         let keep_alive_s = granted_keep_alive(connect, limits.keep_alive_max_s);
+        let asks = connect.properties.request_response_information == Some(true);
+        let response_information = self.config.response_information.clone().filter(|_| asks);
         let properties = ConnAckProperties {
             session_expiry_s: (granted_s != expiry_s).then_some(granted_s),
             receive_max: std::num::NonZeroU16::new(limits.receive_max),
@@ -245,6 +312,7 @@ impl Shard {
             assigned_client_id,
             topic_alias_max: (limits.topic_alias_max > 0).then_some(limits.topic_alias_max),
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            response_information: response_information.as_deref(),
             authentication_method: connect.properties.authentication_method,
             authentication_data,
             ..ConnAckProperties::default()
@@ -271,7 +339,7 @@ impl Shard {
     }
 
     /// A Client Identifier nobody has, at home on this shard so that the socket stays here.
-    fn new_client_id(&mut self) -> String {
+    pub(super) fn new_client_id(&mut self) -> String {
         loop {
             let id = format!("auto-{:016x}", self.random.next());
             if self.is_home_of(&id) && self.sessions.find(&id).is_none() {

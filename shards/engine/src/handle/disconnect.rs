@@ -7,12 +7,15 @@ use octopus_mqtt::{
 };
 
 use crate::connection::{Phase, discards_will};
+use crate::durable::Change;
 use crate::envelope::{Envelope, GroupEvent, Peer, Presence, SessionRef};
 use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
+use crate::handover::Moving;
 use crate::message::Dropped;
+use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::route::Origin;
-use crate::session::NEVER;
+use crate::session::{NEVER, Session};
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::{SessionId, Subscriber};
 
@@ -52,9 +55,12 @@ impl Shard {
 
     /// Throws the will of this connection's session away.
     pub(crate) fn keep_will_unsent(&mut self, id: ConnectionId) {
-        let session = self.connections.get(id).and_then(|connection| connection.session());
-        if let Some(session) = session.and_then(|session| self.sessions.get_mut(session)) {
+        let session_id = self.connections.get(id).and_then(|connection| connection.session());
+        if let Some(session) = session_id.and_then(|session| self.sessions.get_mut(session)) {
             session.will = None;
+        }
+        if let Some(session) = session_id {
+            self.record(session, || Change::WillGone);
         }
     }
 
@@ -83,16 +89,18 @@ impl Shard {
     fn write_disconnect(&mut self, id: ConnectionId, reason: ReasonCode, text: &str) {
         let Some(connection) = self.connections.get(id) else { return };
         let size_max = connection.packet_size_max as usize;
+        let reference = self.config.server_reference.clone();
         let Some(out) = self.out(id) else { return };
         let start = out.len();
-        let properties =
-            DisconnectProperties { reason_string: Some(text), ..DisconnectProperties::default() };
+        let server_reference =
+            reference.as_deref().filter(|_| reason == ReasonCode::UseAnotherServer);
+        let plain = DisconnectProperties { server_reference, ..DisconnectProperties::default() };
+        let properties = DisconnectProperties { reason_string: Some(text), ..plain.clone() };
         Disconnect { reason, properties }.encode(Version::V5, out);
         if out.len() - start > size_max {
             // A Reason String that makes the packet too large is left out [MQTT-3.14.2-3].
             out.truncate(start);
-            Disconnect { reason, properties: DisconnectProperties::default() }
-                .encode(Version::V5, out);
+            Disconnect { reason, properties: plain }.encode(Version::V5, out);
         }
     }
 
@@ -105,7 +113,7 @@ impl Shard {
     /// Parts the connection from its session: the will, the expiry, the shared groups.
     pub(crate) fn part(&mut self, id: ConnectionId, reason: DisconnectReason) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let address = connection.remote.address;
+        let (address, listener) = (connection.remote.address, connection.remote.listener);
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
         let session = match phase {
             Phase::Connected { session } => session,
@@ -118,15 +126,19 @@ impl Shard {
                 return self.notice(Notice::Refused { client: None, address, reason });
             }
         };
-        self.stats.connections -= 1;
         self.tell_parted(id);
+        self.stats.parted(listener);
+        self.latency.forget(id);
         let Some(found) = self.sessions.get_mut(session) else { return };
         found.connection = None;
         let client = found.client_id.clone();
+        if !matches!(reason, DisconnectReason::ByClient(_)) {
+            self.recent.note(self.now, &client, "", What::Ended(reason.clone()));
+        }
         self.notice(Notice::Disconnected { client, address, reason });
         self.tell_presence(session, Presence::Offline);
         self.return_shared(session);
-        self.leave_alone(session);
+        self.wait_alone(session);
     }
 
     /// Tells the hub that a connection it was asked about is gone.
@@ -137,28 +149,42 @@ impl Shard {
         }
     }
 
-    /// The session's client is away: starts its expiry and its will's delay.
-    fn leave_alone(&mut self, session: SessionId) {
+    /// The session's client is away: starts its expiry and its will's delay, or goes on with
+    /// them if they ran elsewhere before.
+    pub(crate) fn wait_alone(&mut self, session: SessionId) {
         let now = self.now;
+        let is_fenced = self.is_fenced;
         let Some(found) = self.sessions.get_mut(session) else { return };
+        if is_fenced && found.is_recorded {
+            return;
+        }
         let id = found.id;
         if found.expiry_s == 0 {
             return self.end_session(session);
         }
         if found.expiry_s != NEVER {
-            let ends_at = now.after(Duration::from_secs(found.expiry_s.into()));
-            found.ends_at = Some(ends_at);
+            let ends_after = Duration::from_secs(found.expiry_s.into());
+            let ends_at = *found.ends_at.get_or_insert_with(|| now.after(ends_after));
             self.timers.arm(ends_at, Timer::SessionEnd(id));
         }
         match found.will.as_ref().map(|will| will.delay_s) {
             None => {}
             Some(0) => self.send_will(session),
             Some(delay_s) => {
-                let will_at = now.after(Duration::from_secs(delay_s.into()));
-                found.will_at = Some(will_at);
+                let due_after = Duration::from_secs(delay_s.into());
+                let will_at = *found.will_at.get_or_insert_with(|| now.after(due_after));
                 self.timers.arm(will_at, Timer::Will(id));
             }
         }
+        if let Some(found) = self.sessions.get(session) {
+            let (expiry_s, ends_at, will_at) = (found.expiry_s, found.ends_at, found.will_at);
+            self.record(session, || Change::Away { expiry_s, ends_at, will_at });
+        }
+    }
+
+    /// Whether the session must be left as it is, because it may be another node's.
+    fn is_out_of_reach(&self, session: &Session) -> bool {
+        self.is_fenced && session.is_recorded
     }
 
     /// Publishes the will of a session, once [MQTT-3.1.2-8], [MQTT-3.1.2-10].
@@ -166,16 +192,20 @@ impl Shard {
         let Some(found) = self.sessions.get_mut(session) else { return };
         found.will_at = None;
         let Some(will) = found.will.take() else { return };
+        self.record(session, || Change::WillGone);
         let message = will.message(self.now);
         self.stats.wills_sent += 1;
         if message.retain() {
-            self.retain_at_home(message.clone());
+            self.retain_everywhere(message.clone());
         }
         self.route_message(&message, Origin::Client);
     }
 
     pub(crate) fn will_due(&mut self, id: SessionRef) {
         let now = self.now;
+        if self.postpone(id, Timer::Will(id)) {
+            return;
+        }
         let Some(session) = self.sessions.get_ref(id) else { return };
         if session.will_at.is_some_and(|at| at <= now) {
             self.send_will(id.id);
@@ -184,10 +214,24 @@ impl Shard {
 
     pub(crate) fn session_end_due(&mut self, id: SessionRef) {
         let now = self.now;
+        if self.postpone(id, Timer::SessionEnd(id)) {
+            return;
+        }
         let Some(session) = self.sessions.get_ref(id) else { return };
         if session.connection.is_none() && session.ends_at.is_some_and(|at| at <= now) {
+            self.stats.sessions_expired += 1;
             self.end_session(id.id);
         }
+    }
+
+    /// While the session is out of reach its timers wait.
+    fn postpone(&mut self, id: SessionRef, timer: Timer) -> bool {
+        const AGAIN: Duration = Duration::from_millis(500);
+        let is_out = self.sessions.get(id.id).is_some_and(|session| self.is_out_of_reach(session));
+        if is_out {
+            self.timers.arm(self.now.after(AGAIN), timer);
+        }
+        is_out
     }
 
     /// Ends a session: its will goes out first [MQTT-3.1.3-9], then nothing of it remains.
@@ -197,6 +241,12 @@ impl Shard {
         let id = found.id;
         let filters = std::mem::take(&mut found.subscriptions);
         let deliveries = found.take_deliveries();
+        if let Some(Moving::Arriving { held, .. }) = found.moving.take().as_deref() {
+            held.iter().for_each(|_| self.stats.ledger.give_up(Dropped::SessionEnded));
+        }
+        if let Some(found) = self.sessions.get(session) {
+            self.record_end(found.epoch, found.client_id.clone());
+        }
         for filter in filters {
             self.withdraw(filter, Subscriber::Session(session));
         }
@@ -205,11 +255,42 @@ impl Shard {
             for shared in &deliveries.shared {
                 self.tell_group(&shared.key, GroupEvent::Leave { member });
             }
+            self.stats.let_go(&deliveries);
             for _ in 0..deliveries.owed_count() {
                 self.stats.ledger.give_up(Dropped::SessionEnded);
             }
         }
         self.sessions.remove(session);
+    }
+
+    /// Takes a session off this shard without its will or its end: it goes on elsewhere.
+    pub(crate) fn forget_session(&mut self, session: SessionId) {
+        let Some(found) = self.sessions.get_mut(session) else { return };
+        let filters = std::mem::take(&mut found.subscriptions);
+        let moving = found.moving.take();
+        for filter in filters {
+            self.withdraw(filter, Subscriber::Session(session));
+        }
+        if let Some(Moving::Arriving { held, .. }) = moving.as_deref() {
+            held.iter().for_each(|_| self.stats.ledger.unqueue());
+        }
+        self.empty_session(session);
+        self.sessions.remove(session);
+    }
+
+    /// Takes messages and shared groups off a session that goes on elsewhere.
+    pub(crate) fn empty_session(&mut self, session: SessionId) {
+        let Some(found) = self.sessions.get_mut(session) else { return };
+        let id = found.id;
+        let Some(deliveries) = found.take_deliveries() else { return };
+        let member = self.member(id);
+        for shared in &deliveries.shared {
+            self.tell_group(&shared.key, GroupEvent::Leave { member });
+        }
+        self.stats.let_go(&deliveries);
+        for _ in 0..deliveries.owed_count() {
+            self.stats.ledger.unqueue();
+        }
     }
 
     pub(crate) fn capped_expiry(&self, expiry_s: u32) -> u32 {

@@ -2,6 +2,7 @@
 
 mod ack;
 mod auth;
+mod claim;
 mod connect;
 mod disconnect;
 mod publish;

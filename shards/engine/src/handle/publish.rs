@@ -1,13 +1,16 @@
 //! PUBLISH (§3.3): a client's message comes in.
 
 use octopus_mqtt::{
-    AckKind, Delivery, Publish, QoS, ReasonCode, ReasonProperties, TopicName, encode_ack,
+    AckKind, Delivery, PacketId, Publish, QoS, ReasonCode, ReasonProperties, TopicName, Version,
+    encode_ack,
 };
 
 use crate::connection::Connection;
+use crate::durable::Change;
 use crate::envelope::Envelope;
 use crate::event::ConnectionId;
 use crate::message::{Dropped, Message, Parcel};
+use crate::receipt::{Acknowledgement, Then};
 use crate::refusal::Refusal;
 use crate::route::Origin;
 use crate::shard::Shard;
@@ -21,6 +24,7 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let qos = publish.delivery.qos();
         self.stats.publish_received[qos as usize] += 1;
+        self.stats.publish_bytes_received += publish.payload.len() as u64;
         self.check_publish(publish, qos)?;
         let Some(connection) = self.connections.get_mut(id) else { return Ok(()) };
         let Some(session) = connection.session() else { return Ok(()) };
@@ -38,8 +42,16 @@ impl Shard {
         if let Delivery::ExactlyOnce(packet_id) = publish.delivery
             && !self.receive_once(session, packet_id)?
         {
-            self.acknowledge(id, publish.delivery, ReasonCode::Success);
+            self.acknowledge_again(id, session, publish.delivery, packet_id);
             return Ok(());
+        }
+        let is_receipted = self.config.cluster && qos != QoS::AtMostOnce;
+        if is_receipted {
+            self.check_unacknowledged(id)?;
+            self.begin_receipt();
+        }
+        if let Delivery::ExactlyOnce(packet_id) = publish.delivery {
+            self.record(session, || Change::Incoming { packet_id });
         }
         let mut parcel = Parcel::new(
             topic,
@@ -50,9 +62,12 @@ impl Shard {
             publisher,
             self.now,
         );
+        if is_receipted {
+            parcel.id = self.random.next();
+        }
         let reason = if is_allowed {
             if publish.retain {
-                self.retain_at_home(parcel.message().clone());
+                self.retain_everywhere(parcel.message().clone());
             }
             match self.route(&mut parcel, Origin::Client, Some(session)) {
                 0 => ReasonCode::NoMatchingSubscribers,
@@ -62,8 +77,55 @@ impl Shard {
             self.drop_for(session, Dropped::NotAuthorized, &mut parcel);
             ReasonCode::NotAuthorized
         };
-        self.acknowledge(id, publish.delivery, reason);
+        if !is_receipted || !self.await_receipt(id, session, publish.delivery, reason) {
+            self.acknowledge(id, publish.delivery, reason);
+        }
         Ok(())
+    }
+
+    /// A version 5 client may not send more than Receive Maximum unacknowledged messages;
+    /// those of QoS 2 are counted where their identifiers are kept [MQTT-3.3.4-9].
+    fn check_unacknowledged(&self, id: ConnectionId) -> Result<(), Refusal> {
+        let max = usize::from(self.limits().receive_max);
+        let Some(connection) = self.connections.get(id) else { return Ok(()) };
+        if connection.version == Version::V5 && connection.unacknowledged() >= max {
+            return Err(Refusal::ReceiveMaximumExceeded);
+        }
+        Ok(())
+    }
+
+    /// Puts the acknowledgement off if somebody must confirm the message first.
+    fn await_receipt(
+        &mut self,
+        at: ConnectionId,
+        session: SessionId,
+        delivery: Delivery,
+        reason: ReasonCode,
+    ) -> bool {
+        let session = self.sessions.get(session).map(|session| session.id);
+        let session = session.zip(acknowledgement_of(delivery));
+        self.end_receipt(|| {
+            session.map(|(session, (kind, packet_id))| {
+                Then::Acknowledge(Acknowledgement { at, session, kind, packet_id, reason })
+            })
+        })
+    }
+
+    /// PUBREC for a QoS 2 message that was sent again; not before the first is due.
+    fn acknowledge_again(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        delivery: Delivery,
+        packet_id: PacketId,
+    ) {
+        let session = self.sessions.get(session).map(|session| session.id);
+        if self.config.cluster
+            && session.is_some_and(|session| self.owe_again(id, session, packet_id))
+        {
+            return;
+        }
+        self.acknowledge(id, delivery, ReasonCode::Success);
     }
 
     fn check_publish(&self, publish: &Publish<'_>, qos: QoS) -> Result<(), Refusal> {
@@ -85,13 +147,9 @@ impl Shard {
     }
 
     /// Notes a QoS 2 identifier; `false` if this is the same message again [MQTT-4.3.3-10].
-    fn receive_once(
-        &mut self,
-        session: SessionId,
-        packet_id: octopus_mqtt::PacketId,
-    ) -> Result<bool, Refusal> {
+    fn receive_once(&mut self, id: SessionId, packet_id: PacketId) -> Result<bool, Refusal> {
         let max = usize::from(self.limits().receive_max);
-        let Some(session) = self.sessions.get_mut(session) else { return Ok(false) };
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(false) };
         let deliveries = session.deliveries();
         if deliveries.has_received(packet_id) {
             return Ok(false);
@@ -105,19 +163,20 @@ impl Shard {
     /// PUBACK or PUBREC. An older client cannot be told of a refusal: it gets its plain
     /// acknowledgement [MQTT311-3.3.5-2].
     fn acknowledge(&mut self, id: ConnectionId, delivery: Delivery, reason: ReasonCode) {
-        let (kind, packet_id) = match delivery {
-            Delivery::AtMostOnce => return,
-            Delivery::AtLeastOnce(packet_id) => (AckKind::PubAck, packet_id),
-            Delivery::ExactlyOnce(packet_id) => (AckKind::PubRec, packet_id),
-        };
+        let Some((kind, packet_id)) = acknowledgement_of(delivery) else { return };
         let Some(connection) = self.connections.get(id) else { return };
         let (version, session) = (connection.version, connection.session());
         if kind == AckKind::PubRec
             && reason.is_error()
-            && version == octopus_mqtt::Version::V5
-            && let Some(session) = session.and_then(|session| self.sessions.get_mut(session))
+            && version == Version::V5
+            && let Some(session) = session
+            && let Some(found) = self.sessions.get_mut(session)
         {
-            session.deliveries().release(packet_id);
+            found.deliveries().release(packet_id);
+            self.record(session, || Change::IncomingReleased { packet_id });
+        }
+        if self.owe_behind(id, kind, packet_id, reason) {
+            return;
         }
         let Some(out) = self.out(id) else { return };
         encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
@@ -150,6 +209,15 @@ impl Shard {
             return self.stats.ledger.drop(Dropped::RetainedFull);
         }
         self.retained.insert(message);
+    }
+}
+
+/// What a message of this delivery is acknowledged with.
+fn acknowledgement_of(delivery: Delivery) -> Option<(AckKind, PacketId)> {
+    match delivery {
+        Delivery::AtMostOnce => None,
+        Delivery::AtLeastOnce(packet_id) => Some((AckKind::PubAck, packet_id)),
+        Delivery::ExactlyOnce(packet_id) => Some((AckKind::PubRec, packet_id)),
     }
 }
 

@@ -9,8 +9,10 @@ use octopus_mqtt::{
 
 use super::publish::has_more_levels;
 use crate::barrier::{PendingSubAck, Then};
+use crate::durable::Change;
 use crate::envelope::{Envelope, SessionRef};
 use crate::event::ConnectionId;
+use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::session::{Replay, SharedSubscription};
 use crate::shard::Shard;
@@ -46,6 +48,9 @@ impl Shard {
             let reason = match self.may_subscribe(id, session, entry.filter) {
                 Err(reason) => {
                     self.stats.subscribes_denied += u64::from(reason == ReasonCode::NotAuthorized);
+                    let client = self.sessions.get(session.id).map_or("", |s| &s.client_id);
+                    let what = What::SubscriptionRefused(reason);
+                    self.recent.note(self.now, client, entry.filter.as_str(), what);
                     reason
                 }
                 Ok(()) => self.add(session, &entry, subscription_id, barrier, &mut progress),
@@ -112,7 +117,11 @@ impl Shard {
             self.announce(entry.filter.as_str(), true);
             progress.announced = true;
         }
+        self.record_subscribed(session, entry.filter, grant);
         let is_new = subscribed.replaced.is_none();
+        if is_new {
+            self.tell_first(subscribed.filter, subscriber);
+        }
         if is_new && let Some(found) = self.sessions.get_mut(session.id) {
             found.subscriptions.push(subscribed.filter);
         }
@@ -140,11 +149,46 @@ impl Shard {
         let shared = &mut found.deliveries().shared;
         match shared.iter_mut().find(|subscription| subscription.key == key) {
             Some(subscription) => subscription.grant = grant,
-            None => shared.push(SharedSubscription { key: key.clone(), grant }),
+            None => {
+                shared.push(SharedSubscription { key: key.clone(), grant });
+                self.stats.shared_subscriptions += 1;
+            }
         }
+        self.record_subscribed(session, filter, grant);
         let (announced, answers) = self.join_group(&key, session, grant, barrier);
         progress.announced |= announced;
         progress.answers += answers;
+    }
+
+    fn record_subscribed(&mut self, session: SessionRef, filter: TopicFilter<'_>, grant: Grant) {
+        let filter = filter.as_str();
+        self.record(session.id, || Change::Subscribed { filter: filter.into(), grant });
+    }
+
+    /// Subscribes a session that was recorded elsewhere, as it was.
+    pub(crate) fn restore_subscription(&mut self, session: SessionRef, text: &str, grant: Grant) {
+        let Ok(filter) = TopicFilter::parse(text) else { return };
+        if filter.shared().is_some() {
+            let key: Arc<str> = text.into();
+            let Some(found) = self.sessions.get_mut(session.id) else { return };
+            found.deliveries().shared.push(SharedSubscription { key: key.clone(), grant });
+            self.stats.shared_subscriptions += 1;
+            // Nobody waits for the answer.
+            let barrier = self.barriers.next();
+            self.join_group(&key, session, grant, barrier);
+            return;
+        }
+        let subscriber = Subscriber::Session(session.id);
+        let subscribed = self.subscriptions.subscribe(filter, subscriber, grant);
+        if subscribed.first {
+            self.announce(text, true);
+        }
+        if subscribed.replaced.is_none()
+            && let Some(found) = self.sessions.get_mut(session.id)
+        {
+            found.subscriptions.push(subscribed.filter);
+            self.tell_first(subscribed.filter, subscriber);
+        }
     }
 
     /// All shards have the interest: SUBACK, then what is retained.
@@ -180,7 +224,9 @@ impl Shard {
     /// Takes a subscriber off a filter, and the filter off the other shards if it was the last.
     pub(crate) fn withdraw(&mut self, filter: FilterId, subscriber: Subscriber) {
         let removed = self.subscriptions.unsubscribe(filter, subscriber);
-        if let Some(text) = removed.and_then(|removed| removed.text) {
+        let Some(removed) = removed else { return };
+        self.tell_last(filter, subscriber, removed.text.as_deref());
+        if let Some(text) = removed.text {
             self.announce(&text, false);
         }
     }

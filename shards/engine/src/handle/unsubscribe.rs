@@ -2,6 +2,7 @@
 
 use octopus_mqtt::{ReasonCode, ReasonProperties, SubAck, TopicFilter, Unsubscribe};
 
+use crate::durable::Change;
 use crate::envelope::GroupEvent;
 use crate::event::ConnectionId;
 use crate::refusal::Refusal;
@@ -39,10 +40,15 @@ impl Shard {
 
     /// Ends one subscription; `false` if there is none with this filter.
     pub(crate) fn unsubscribe_one(&mut self, session: SessionId, filter: TopicFilter<'_>) -> bool {
-        match filter.shared() {
+        let existed = match filter.shared() {
             Some(_) => self.remove_shared(session, filter),
             None => self.remove(session, filter),
+        };
+        if existed {
+            let text = filter.as_str();
+            self.record(session, || Change::Unsubscribed { filter: text.into() });
         }
+        existed
     }
 
     fn remove(&mut self, session: SessionId, filter: TopicFilter<'_>) -> bool {
@@ -66,6 +72,7 @@ impl Shard {
         let same = |shared: &crate::session::SharedSubscription| &*shared.key == filter.as_str();
         let Some(index) = deliveries.shared.iter().position(same) else { return false };
         let shared = deliveries.shared.swap_remove(index);
+        self.stats.shared_subscriptions -= 1;
         let member = self.member(id);
         self.tell_group(&shared.key, GroupEvent::Leave { member });
         true

@@ -74,7 +74,8 @@ properties! {
     UserProperty = 0x26, Pair, "User Property", "§3.1.2.11.8";
     MaximumPacketSize = 0x27, FourByte, "Maximum Packet Size", "§3.1.2.11.4";
     WildcardSubscriptionAvailable = 0x28, Byte, "Wildcard Subscription Available", "§3.2.2.3.11";
-    SubscriptionIdentifierAvailable = 0x29, Byte, "Subscription Identifier Available", "§3.2.2.3.12";
+    SubscriptionIdentifierAvailable = 0x29, Byte,
+        "Subscription Identifier Available", "§3.2.2.3.12";
     SharedSubscriptionAvailable = 0x2a, Byte, "Shared Subscription Available", "§3.2.2.3.13";
 }
 

@@ -27,6 +27,9 @@ pub(crate) enum Operation {
     Receive,
     Send,
     Wake,
+    /// The answer to a cancel of a receive.
+    CancelReceive,
+    /// The answer to any other cancel.
     Cancel,
 }
 
@@ -52,6 +55,7 @@ impl Token {
             1 => Operation::Receive,
             2 => Operation::Send,
             3 => Operation::Wake,
+            4 => Operation::CancelReceive,
             _ => Operation::Cancel,
         };
         Self { operation, slot: bits as u32 }
@@ -95,6 +99,12 @@ impl Completion {
     /// More completions of the same request follow.
     pub(crate) fn more(self) -> bool {
         cqueue::more(self.flags)
+    }
+
+    /// A cancel did not find its request. It may have ended, or be at work just now: a receive
+    /// that has found much data queues itself to go on, and cannot be found meanwhile.
+    pub(crate) fn missed(self) -> bool {
+        self.result == -libc::ENOENT || self.result == -libc::EALREADY
     }
 
     pub(crate) fn received(self) -> Received {
@@ -185,10 +195,15 @@ impl Ring {
         self.push(entry, Token::new(Operation::Wake, 0));
     }
 
-    /// Ends the request with this token; its last completion says how far it came.
+    /// Asks the kernel to end the request with this token; the request's last completion says
+    /// how far it came. The answer carries the token's slot: see [`Completion::missed`].
     pub(crate) fn cancel(&mut self, token: Token) {
         let entry = opcode::AsyncCancel::new(token.to_bits()).build();
-        self.push(entry, Token::new(Operation::Cancel, 0));
+        let answer = match token.operation {
+            Operation::Receive => Operation::CancelReceive,
+            _ => Operation::Cancel,
+        };
+        self.push(entry, Token::new(answer, token.slot));
     }
 
     /// Takes `buffer` in; nothing is sent before [`Self::send`].
@@ -317,6 +332,7 @@ mod tests {
             Operation::Receive,
             Operation::Send,
             Operation::Wake,
+            Operation::CancelReceive,
             Operation::Cancel,
         ] {
             let token = Token::new(operation, u32::MAX);

@@ -1,6 +1,7 @@
 //! A service to test the driver with: the first byte of a connection says what it does.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::Read as _;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -163,6 +164,16 @@ pub(crate) fn config(shards: u16) -> NodeConfig {
 
 pub(crate) fn node(config: &NodeConfig) -> Node {
     start(config, |shard, _, _| Scripted::new(shard)).expect("the node starts")
+}
+
+/// Reads once. A signal that another thread's executor asked for is no answer.
+pub(crate) fn read_once(client: &mut TcpStream, bytes: &mut [u8]) -> usize {
+    loop {
+        match client.read(bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => return read.expect("bytes, or an orderly end"),
+        }
+    }
 }
 
 /// A client that fails a test instead of hanging it.

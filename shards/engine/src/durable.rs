@@ -1,0 +1,398 @@
+//! Session State as it leaves a shard: whole, to go on elsewhere, or change by change, to be
+//! kept where the node's death does not reach it.
+//!
+//! A shard that belongs to a group does not own its sessions by itself. The hub claims each for
+//! it under an epoch, and takes it away again when its client connects to another node
+//! (`handle/claim.rs`). What changes in a recorded session goes to the hub as a [`RecordOp`], in
+//! order; the hub tells with [`Envelope::Recorded`] how many of them are safe, and what must not
+//! be said before that waits in the [`Recorder`].
+//!
+//! Nothing here happens on a shard that is alone: no session has an epoch there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use octopus_mqtt::{AckKind, PacketId, QoS, ReasonCode};
+
+use crate::envelope::{Envelope, ReceiptId, SessionRef};
+use crate::event::{ConnectionId, Instant};
+use crate::message::Message;
+use crate::session::{Extra, Inflight, Queued, Sent, Session};
+use crate::shard::Shard;
+use crate::subscriptions::{Grant, SessionId};
+use crate::will::Will;
+
+/// What of its recorded sessions a shard tells the hub, change by change. Scope: node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// That they exist, their wills and when they end. Without it, nothing is told.
+    pub sessions: bool,
+    pub subscriptions: bool,
+    /// Queued and unfinished messages, in both directions.
+    pub messages: bool,
+}
+
+/// A session with all its state, owned by whoever holds it. Moments are those of the shard
+/// that made it; who carries it to another node translates them.
+#[derive(Clone, Debug, Default)]
+pub struct SessionRecord {
+    /// Session Expiry Interval, seconds.
+    pub expiry_s: u32,
+    /// When it ends, if its client is away.
+    pub ends_at: Option<Instant>,
+    pub will: Option<Box<Will>>,
+    /// When the will is due, if its client is away.
+    pub will_at: Option<Instant>,
+    /// Filters as subscribed, `$share/…` included.
+    pub subscriptions: Vec<(Box<str>, Grant)>,
+    /// In the order of sending: in flight first, then queued.
+    pub deliveries: Vec<DeliveryRecord>,
+    /// Its old node goes on passing messages to it for a while.
+    pub is_passed: bool,
+    /// QoS 2 identifiers received and not released.
+    pub incoming: Vec<PacketId>,
+    pub last_packet_id: u16,
+}
+
+/// A message on its way to a session's client.
+#[derive(Clone, Debug)]
+pub struct DeliveryRecord {
+    /// Rises with the order of sending within a session; wraps.
+    pub serial: u32,
+    pub state: DeliveryState,
+    /// `None` once released: the message is the client's then.
+    pub item: Option<DeliveryItem>,
+}
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// Not sent.
+    Queued,
+    /// PUBLISH may be out under this identifier.
+    Published(PacketId),
+    /// PUBREL may be out under this identifier.
+    Released(PacketId),
+}
+
+/// A message and how it is sent.
+#[derive(Clone, Debug)]
+pub struct DeliveryItem {
+    pub message: Message,
+    pub qos: QoS,
+    pub retain: bool,
+    pub subscription_ids: Vec<u32>,
+    /// The shared group that picked this session.
+    pub group: Option<Arc<str>>,
+}
+
+/// One change of a recorded session.
+#[derive(Clone, Debug)]
+pub struct RecordOp {
+    pub client_id: Box<str>,
+    /// The ownership under which it happened.
+    pub epoch: u64,
+    pub change: Change,
+}
+
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A connection has the session now.
+    Opened {
+        expiry_s: u32,
+        will: Option<Box<Will>>,
+    },
+    /// The client went away.
+    Away {
+        expiry_s: u32,
+        ends_at: Option<Instant>,
+        will_at: Option<Instant>,
+    },
+    /// The will was sent or thrown away.
+    WillGone,
+    /// Nothing of the session remains.
+    Ended,
+    Subscribed {
+        filter: Box<str>,
+        grant: Grant,
+    },
+    Unsubscribed {
+        filter: Box<str>,
+    },
+    /// A message waits for the client.
+    Queued {
+        serial: u32,
+        item: DeliveryItem,
+    },
+    /// The message with this serial is in flight.
+    Published {
+        serial: u32,
+        packet_id: PacketId,
+    },
+    /// The client has the message; PUBREL follows.
+    Released {
+        serial: u32,
+        packet_id: PacketId,
+    },
+    /// The delivery is over.
+    Done {
+        serial: u32,
+    },
+    /// A message for a session that is another node's now; `None`: there are no more.
+    Passed {
+        item: Option<DeliveryItem>,
+    },
+    /// A QoS 2 identifier of the client's was received, and released.
+    Incoming {
+        packet_id: PacketId,
+    },
+    IncomingReleased {
+        packet_id: PacketId,
+    },
+}
+
+impl Recorded {
+    fn covers(self, change: &Change) -> bool {
+        match change {
+            // Also the ownership of a session that is not recorded ends.
+            Change::Ended => true,
+            Change::Opened { .. } | Change::Away { .. } | Change::WillGone => self.sessions,
+            Change::Subscribed { .. } | Change::Unsubscribed { .. } => {
+                self.sessions && self.subscriptions
+            }
+            _ => self.sessions && self.messages,
+        }
+    }
+}
+
+/// Counts what was told to the hub, and keeps what waits for it to be safe. Scope: shard.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    /// Operations sent so far.
+    pub(crate) sent: u64,
+    safe: u64,
+    waiting: VecDeque<(u64, Promise)>,
+}
+
+/// What is said only when the operations before it are safe.
+#[derive(Debug)]
+pub(crate) enum Promise {
+    /// PUBREL or PUBCOMP.
+    Reply { connection: ConnectionId, kind: AckKind, packet_id: PacketId, reason: ReasonCode },
+    /// What the publisher's acknowledgement waits for.
+    Confirm(ReceiptId),
+    /// The hub's fence: it may throw away what came before.
+    Fenced { barrier: u64 },
+    /// The first PUBLISH of a QoS 2 message: its identifier must be known to whoever may have
+    /// to send it again.
+    Publish { session: SessionRef, packet_id: PacketId },
+}
+
+impl From<&Queued> for DeliveryItem {
+    fn from(item: &Queued) -> Self {
+        let extra = item.extra.as_deref().cloned().unwrap_or_default();
+        Self {
+            message: item.message.clone(),
+            qos: item.qos,
+            retain: item.retain,
+            subscription_ids: extra.subscription_ids,
+            group: extra.group,
+        }
+    }
+}
+
+impl DeliveryItem {
+    fn queued(self, serial: u32) -> Queued {
+        let has_extra = self.group.is_some() || !self.subscription_ids.is_empty();
+        let extra = Extra { subscription_ids: self.subscription_ids, group: self.group };
+        Queued {
+            message: self.message,
+            qos: self.qos,
+            retain: self.retain,
+            serial,
+            extra: has_extra.then(|| Box::new(extra)),
+        }
+    }
+}
+
+impl Shard {
+    // --- change by change ---
+
+    /// Whether changes of this session's messages are told to the hub.
+    pub(crate) fn records_messages(&self, session: &Session) -> bool {
+        session.is_recorded && self.config.recorded.sessions && self.config.recorded.messages
+    }
+
+    /// Tells the hub of a change, if it is one that is recorded.
+    pub(crate) fn record(&mut self, id: SessionId, change: impl FnOnce() -> Change) {
+        let Some(session) = self.sessions.get(id).filter(|session| session.is_recorded) else {
+            return;
+        };
+        let (client_id, epoch) = (session.client_id.clone(), session.epoch);
+        let change = change();
+        if !self.config.recorded.covers(&change) {
+            return;
+        }
+        let is_promised = matches!(change, Change::Queued { .. } | Change::Incoming { .. });
+        let op = RecordOp { client_id, epoch, change };
+        if is_promised { self.send_promised(op) } else { self.send_op(op) }
+    }
+
+    /// Tells the hub what the acknowledgement of the message being routed waits for.
+    pub(crate) fn send_promised(&mut self, op: RecordOp) {
+        self.send_op(op);
+        if let Some(receipt) = self.confirmation() {
+            self.recorder.waiting.push_back((self.recorder.sent, Promise::Confirm(receipt)));
+        }
+    }
+
+    /// The end of a session is told also if nothing else of it was: its ownership ends.
+    pub(crate) fn record_end(&mut self, epoch: u64, client_id: Box<str>) {
+        if epoch == 0 {
+            return;
+        }
+        self.send_op(RecordOp { client_id, epoch, change: Change::Ended });
+    }
+
+    pub(crate) fn send_op(&mut self, op: RecordOp) {
+        self.recorder.sent += 1;
+        self.send_hub(Envelope::Record(Box::new(op)));
+    }
+
+    /// Keeps the promise now if all that was told to the hub is safe, else when it is.
+    pub(crate) fn promise(&mut self, promise: Promise) {
+        if self.recorder.safe >= self.recorder.sent {
+            return self.keep_promise(promise);
+        }
+        self.recorder.waiting.push_back((self.recorder.sent, promise));
+    }
+
+    /// The first `count` operations are safe, or refused.
+    pub(crate) fn recorded(&mut self, count: u64, refused: &[u64]) {
+        self.recorder.safe = self.recorder.safe.max(count);
+        while let Some((at, _)) = self.recorder.waiting.front()
+            && *at <= self.recorder.safe
+            && let Some((at, promise)) = self.recorder.waiting.pop_front()
+        {
+            match promise {
+                Promise::Confirm(receipt) if refused.contains(&at) => {
+                    self.confirmed(receipt, Some(ReasonCode::ImplementationSpecific));
+                }
+                promise => self.keep_promise(promise),
+            }
+        }
+    }
+
+    fn keep_promise(&mut self, promise: Promise) {
+        match promise {
+            Promise::Reply { connection, kind, packet_id, reason } => {
+                self.write_reply(connection, kind, packet_id, reason);
+            }
+            Promise::Confirm(receipt) => self.confirmed(receipt, None),
+            Promise::Fenced { barrier } => self.send_hub(Envelope::Fenced { barrier }),
+            Promise::Publish { session, packet_id } => self.publish_held(session, packet_id),
+        }
+    }
+
+    // --- as a whole ---
+
+    /// Takes a session off this shard without ending it: no will. What it still gets is passed
+    /// on for a while.
+    pub(crate) fn export(&mut self, id: SessionId) -> Option<Box<SessionRecord>> {
+        let mut record = self.snapshot(id)?;
+        record.is_passed = true;
+        self.empty_session(id);
+        self.begin_passing(id);
+        Some(Box::new(record))
+    }
+
+    fn snapshot(&self, id: SessionId) -> Option<SessionRecord> {
+        let session = self.sessions.get(id)?;
+        let subscriber = crate::subscriptions::Subscriber::Session(id);
+        let own = session.subscriptions.iter().filter_map(|&filter| {
+            let grant = self.subscriptions.grant(filter, subscriber)?;
+            Some((self.subscriptions.text(filter).into(), grant))
+        });
+        let mut record = SessionRecord {
+            expiry_s: session.expiry_s,
+            ends_at: session.ends_at,
+            will: session.will.clone(),
+            will_at: session.will_at,
+            subscriptions: own.collect(),
+            ..SessionRecord::default()
+        };
+        if let Some(deliveries) = session.peek_deliveries() {
+            let shared = deliveries.shared.iter().map(|s| ((&*s.key).into(), s.grant));
+            record.subscriptions.extend(shared);
+            record.deliveries.extend(deliveries.inflight.iter().map(inflight_record));
+            record.deliveries.extend(deliveries.queue.iter().map(|item| DeliveryRecord {
+                serial: item.serial,
+                state: DeliveryState::Queued,
+                item: Some(item.into()),
+            }));
+            record.incoming = deliveries.incoming().to_vec();
+            record.last_packet_id = deliveries.last_packet_id();
+        }
+        Some(record)
+    }
+
+    /// Makes a session of what was recorded elsewhere. Its client is away until a connection
+    /// takes it; packet identifiers and order are what they were.
+    pub(crate) fn import(
+        &mut self,
+        client_id: &str,
+        epoch: u64,
+        record: SessionRecord,
+    ) -> SessionId {
+        let session = self.sessions.create(client_id);
+        let id = session.id;
+        session.epoch = epoch;
+        session.is_recorded = true;
+        session.expiry_s = record.expiry_s;
+        session.ends_at = record.ends_at;
+        session.will = record.will;
+        session.will_at = record.will_at;
+        let is_passed = record.is_passed;
+        let owed = record.deliveries.len();
+        if owed > 0 || !record.incoming.is_empty() || record.last_packet_id > 0 {
+            let deliveries = session.deliveries();
+            deliveries.restore(record.incoming, record.last_packet_id);
+            for delivery in record.deliveries {
+                let DeliveryRecord { serial, state, item } = delivery;
+                deliveries.restore_serial(serial);
+                let item = item.map(|item| item.queued(serial));
+                match (state, item) {
+                    (DeliveryState::Queued, Some(item)) => deliveries.push(item),
+                    (DeliveryState::Published(packet_id), Some(item)) => {
+                        let state = Sent::Published(item);
+                        deliveries.inflight.push_back(Inflight { packet_id, serial, state });
+                    }
+                    (DeliveryState::Released(packet_id), _) => {
+                        let state = Sent::Released;
+                        deliveries.inflight.push_back(Inflight { packet_id, serial, state });
+                    }
+                    (_, None) => continue,
+                }
+                self.stats.ledger.queue();
+            }
+            self.stats.inflight += deliveries.inflight.len() as u64;
+            self.stats.queue_bytes += deliveries.queue_bytes as u64;
+        }
+        for (filter, grant) in record.subscriptions {
+            self.restore_subscription(id, &filter, grant);
+        }
+        if is_passed {
+            self.begin_arriving(id.id);
+        }
+        id.id
+    }
+}
+
+fn inflight_record(sent: &Inflight) -> DeliveryRecord {
+    let Inflight { packet_id, serial, state } = sent;
+    let (state, item) = match state {
+        Sent::Published(item) => (DeliveryState::Published(*packet_id), Some(item.into())),
+        Sent::Released => (DeliveryState::Released(*packet_id), None),
+    };
+    DeliveryRecord { serial: *serial, state, item }
+}

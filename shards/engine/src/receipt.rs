@@ -1,0 +1,279 @@
+//! Acknowledgements that wait: a publisher is told only when its message is as safe as the
+//! configured storage promises (invariant 7).
+//!
+//! While one PUBLISH is routed, everyone who must still confirm it takes the receipt's number
+//! with [`Shard::confirmation`] and answers later, once: the hub with `Accepted` or `Refused`,
+//! another shard likewise. Nobody took one: the acknowledgement leaves at once and nothing is
+//! allocated. Acknowledgements leave a connection in the order of their PUBLISH packets
+//! [MQTT-4.6.0-2], [MQTT-4.6.0-3], so one that is ready waits behind one that is not.
+//!
+//! A message that came from another shard with that shard's receipt is confirmed to it when all
+//! confirmations taken here are in.
+//!
+//! Scope: shard.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+use octopus_mqtt::{AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
+
+use crate::connection::{Connection, Pause};
+use crate::envelope::{Envelope, Peer, ReceiptId, SessionRef};
+use crate::event::{ConnectionId, Output};
+use crate::refusal::Refusal;
+use crate::shard::Shard;
+
+/// All receipts of this shard that wait for a confirmation. Bounded by the Receive Maximum of
+/// its connections, and by what other shards have under way.
+#[derive(Debug, Default)]
+pub(crate) struct Receipts {
+    last: u64,
+    /// The receipt of the message being routed: confirmations taken so far.
+    taking: Option<u32>,
+    open: HashMap<u64, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// Confirmations still to come.
+    left: u32,
+    refused: Option<ReasonCode>,
+    then: Then,
+}
+
+/// Who waits for a receipt.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// A client, for its PUBACK or PUBREC.
+    Acknowledge(Acknowledgement),
+    /// Another shard that sent the message here.
+    Confirm(ReceiptId),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acknowledgement {
+    pub(crate) at: ConnectionId,
+    pub(crate) session: SessionRef,
+    pub(crate) kind: AckKind,
+    pub(crate) packet_id: PacketId,
+    /// What to say if it is confirmed.
+    pub(crate) reason: ReasonCode,
+}
+
+/// What a connection owes its client, in order. Scope: connection.
+#[derive(Debug, Default)]
+pub(crate) struct Owed {
+    queue: VecDeque<Entry>,
+    puback_count: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// 0: nothing is waited for but its turn.
+    receipt: u64,
+    kind: AckKind,
+    packet_id: PacketId,
+    /// `None` while it waits.
+    reason: Option<ReasonCode>,
+    /// Refused by whom it was to be confirmed, and not by the rules for publishing.
+    is_lost: bool,
+}
+
+impl Owed {
+    /// QoS 1 messages taken and not acknowledged: they count against Receive Maximum.
+    pub(crate) fn puback_count(&self) -> usize {
+        self.puback_count
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.puback_count += usize::from(entry.kind == AckKind::PubAck);
+        self.queue.push_back(entry);
+    }
+
+    fn pop_ready(&mut self) -> Option<Entry> {
+        self.queue.front()?.reason?;
+        let entry = self.queue.pop_front()?;
+        self.puback_count -= usize::from(entry.kind == AckKind::PubAck);
+        Some(entry)
+    }
+}
+
+impl Shard {
+    /// From here to [`Shard::end_receipt`], confirmations can be taken for one message.
+    pub(crate) fn begin_receipt(&mut self) {
+        self.receipts.taking = Some(0);
+    }
+
+    /// One more confirmation is needed for the message being routed: whoever gets the number
+    /// answers it once. `None` if nobody waits for an acknowledgement of this message.
+    pub(crate) fn confirmation(&mut self) -> Option<ReceiptId> {
+        let taken = self.receipts.taking.as_mut()?;
+        *taken += 1;
+        let serial = self.receipts.last + 1;
+        Some(ReceiptId { shard: self.config.id, serial })
+    }
+
+    /// Does `then` when all confirmations are in; at once, and `false`, if none was taken.
+    pub(crate) fn end_receipt(&mut self, then: impl FnOnce() -> Option<Then>) -> bool {
+        let left = self.receipts.taking.take().unwrap_or(0);
+        if left == 0 {
+            return false;
+        }
+        self.receipts.last += 1;
+        let receipt = self.receipts.last;
+        let Some(then) = then() else { return false };
+        if let Then::Acknowledge(acknowledgement) = &then {
+            self.owe(*acknowledgement, receipt);
+        }
+        self.receipts.open.insert(receipt, Open { left, refused: None, then });
+        true
+    }
+
+    /// Takes a message of another shard in, which waits for our word.
+    pub(crate) fn route_for(&mut self, message: &crate::Message, receipt: ReceiptId) {
+        self.begin_receipt();
+        self.route_message(message, crate::route::Origin::Shard);
+        if !self.end_receipt(|| Some(Then::Confirm(receipt))) {
+            self.send(receipt.shard, Envelope::Accepted { receipt });
+        }
+    }
+
+    /// A confirmation is here, or will never be.
+    pub(crate) fn confirmed(&mut self, receipt: ReceiptId, refused: Option<ReasonCode>) {
+        let Some(open) = self.receipts.open.get_mut(&receipt.serial) else { return };
+        open.left -= 1;
+        open.refused = open.refused.or(refused);
+        if open.left > 0 {
+            return;
+        }
+        let Some(open) = self.receipts.open.remove(&receipt.serial) else { return };
+        match open.then {
+            Then::Confirm(receipt) => {
+                let envelope = match open.refused {
+                    None => Envelope::Accepted { receipt },
+                    Some(reason) => Envelope::Refused { receipt, reason },
+                };
+                self.send(receipt.shard, envelope);
+            }
+            Then::Acknowledge(acknowledgement) => {
+                self.settle(receipt.serial, &acknowledgement, open.refused);
+            }
+        }
+    }
+
+    /// PUBACK or PUBREC in its turn, for a message that nobody has to confirm.
+    ///
+    /// Returns `false`, having done nothing, if no other acknowledgement is before it.
+    pub(crate) fn owe_behind(
+        &mut self,
+        at: ConnectionId,
+        kind: AckKind,
+        packet_id: PacketId,
+        reason: ReasonCode,
+    ) -> bool {
+        let Some(connection) = self.connections.get_mut(at) else { return true };
+        let Some(owed) = connection.owed.as_mut() else { return false };
+        owed.push(Entry { receipt: 0, kind, packet_id, reason: Some(reason), is_lost: false });
+        true
+    }
+
+    /// A QoS 2 message came again while its receipt is open: its PUBREC goes to the connection
+    /// it came on. `false` if there is no such receipt.
+    pub(crate) fn owe_again(
+        &mut self,
+        at: ConnectionId,
+        session: SessionRef,
+        packet_id: PacketId,
+    ) -> bool {
+        let found = self.receipts.open.iter_mut().find_map(|(&receipt, open)| {
+            let Then::Acknowledge(acknowledgement) = &mut open.then else { return None };
+            let is_it = acknowledgement.session == session
+                && acknowledgement.packet_id == packet_id
+                && acknowledgement.kind == AckKind::PubRec;
+            is_it.then_some((receipt, acknowledgement))
+        });
+        let Some((receipt, acknowledgement)) = found else { return false };
+        if acknowledgement.at != at {
+            acknowledgement.at = at;
+            let acknowledgement = *acknowledgement;
+            self.owe(acknowledgement, receipt);
+        }
+        true
+    }
+
+    fn owe(&mut self, acknowledgement: Acknowledgement, receipt: u64) {
+        let max = usize::from(self.limits().receive_max);
+        let Acknowledgement { at, kind, packet_id, .. } = acknowledgement;
+        let Some(connection) = self.connections.get_mut(at) else { return };
+        let owed = connection.owed.get_or_insert_default();
+        owed.push(Entry { receipt, kind, packet_id, reason: None, is_lost: false });
+        // An older client knows no Receive Maximum: it is not read instead.
+        if owed.queue.len() >= max && connection.pause(Pause::AwaitingReceipts) {
+            self.push(Output::PauseReading { connection: at });
+        }
+    }
+
+    fn settle(
+        &mut self,
+        receipt: u64,
+        acknowledgement: &Acknowledgement,
+        refused: Option<ReasonCode>,
+    ) {
+        if refused.is_some() && acknowledgement.kind == AckKind::PubRec {
+            // It was not published everywhere: when it comes again, it is a new message.
+            if let Some(session) = self.sessions.get_ref(acknowledgement.session) {
+                session.deliveries().release(acknowledgement.packet_id);
+            }
+        }
+        let Some(connection) = self.connections.get_mut(acknowledgement.at) else { return };
+        let Some(owed) = connection.owed.as_mut() else { return };
+        if let Some(entry) = owed.queue.iter_mut().find(|entry| entry.receipt == receipt) {
+            entry.reason = Some(refused.unwrap_or(acknowledgement.reason));
+            entry.is_lost = refused.is_some();
+        }
+        self.pay(acknowledgement.at);
+    }
+
+    /// Sends the acknowledgements whose turn it is.
+    fn pay(&mut self, at: ConnectionId) {
+        loop {
+            let Some(connection) = self.connections.get_mut(at) else { return };
+            let Some(owed) = connection.owed.as_mut() else { return };
+            let Some(entry) = owed.pop_ready() else { break };
+            let version = connection.version;
+            let reason = entry.reason.unwrap_or(ReasonCode::Success);
+            if entry.is_lost && version != Version::V5 {
+                // It cannot be told; without an acknowledgement it sends the message again.
+                return self.refuse(at, Refusal::Told(reason));
+            }
+            let Some(out) = self.out(at) else { return };
+            let properties = ReasonProperties::default();
+            encode_ack(entry.kind, entry.packet_id, reason, &properties, version, out);
+        }
+        self.resume_paid(at);
+    }
+
+    fn resume_paid(&mut self, at: ConnectionId) {
+        let half = usize::from(self.limits().receive_max) / 2;
+        let Some(connection) = self.connections.get_mut(at) else { return };
+        let left = connection.owed.as_ref().map_or(0, |owed| owed.queue.len());
+        if left == 0 {
+            connection.owed = None;
+        }
+        if left <= half && connection.resume(Pause::AwaitingReceipts) {
+            self.push(Output::ResumeReading { connection: at });
+        }
+    }
+
+    /// Sends to the hub.
+    pub(crate) fn send_hub(&mut self, envelope: Envelope) {
+        self.push(Output::Send { to: Peer::Hub, envelope });
+    }
+}
+
+impl Connection {
+    /// QoS 1 messages of this client that are not acknowledged yet.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.owed.as_ref().map_or(0, |owed| owed.puback_count())
+    }
+}

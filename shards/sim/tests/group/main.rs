@@ -1,0 +1,223 @@
+//! Several nodes as one broker: a session wanders, nodes die, and what was acknowledged
+//! arrives, once if it is QoS 2, in its order.
+
+mod redis;
+mod world;
+
+use std::collections::BTreeSet;
+
+use octopus_mqtt::{Delivery, Packet, PacketId, QoS, ReasonCode, Version};
+use octopus_sim::{Client, connect};
+use world::World;
+
+const CLIENT: &str = "wanderer";
+const SEEDS: u64 = 150;
+const STEPS_MAX: usize = 200_000;
+
+/// A persistent subscriber as its client sees it, across its connections.
+struct Wanderer {
+    client: Client,
+    at: usize,
+    /// QoS 2 identifiers received and not released.
+    incoming: BTreeSet<PacketId>,
+    got: Vec<(QoS, String)>,
+}
+
+impl Wanderer {
+    /// Connects to `node`; the node has let it in when this returns.
+    fn connect(world: &mut World, node: usize) -> (Client, bool) {
+        let mut client = Client::open(&mut world.nodes[node], Version::V5);
+        let packet = Packet::Connect(Box::new(connect(Version::V5, CLIENT, false)));
+        client.send(&mut world.nodes[node], &packet);
+        for _ in 0..STEPS_MAX {
+            world.step();
+            if let Some(received) = client.next(&mut world.nodes[node]) {
+                match received.packet() {
+                    Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => {
+                        return (client, connack.session_present);
+                    }
+                    other => panic!("CONNACK was expected, not {other:?}"),
+                }
+            }
+        }
+        panic!("no CONNACK");
+    }
+
+    fn new(world: &mut World) -> Self {
+        let (mut client, is_present) = Self::connect(world, 0);
+        assert!(!is_present);
+        client.subscribe(&mut world.nodes[0], "m/#", QoS::ExactlyOnce);
+        world.run(200);
+        Self { client, at: 0, incoming: BTreeSet::new(), got: Vec::new() }
+    }
+
+    fn move_to(&mut self, world: &mut World, node: usize) {
+        let (client, is_present) = Self::connect(world, node);
+        assert!(is_present, "the session was lost");
+        (self.client, self.at) = (client, node);
+    }
+
+    /// Takes what came and answers it, or some of it.
+    fn take(&mut self, world: &mut World, count: usize) {
+        for _ in 0..count {
+            let node = &mut world.nodes[self.at];
+            let Some(received) = self.client.next(node) else { return };
+            match received.packet() {
+                Packet::Publish(publish) => {
+                    let text = std::str::from_utf8(publish.payload).expect("text").to_owned();
+                    match publish.delivery {
+                        Delivery::AtMostOnce => {}
+                        Delivery::AtLeastOnce(id) => {
+                            self.got.push((QoS::AtLeastOnce, text));
+                            self.client.acknowledge(node, Packet::PubAck, id);
+                        }
+                        Delivery::ExactlyOnce(id) => {
+                            if self.incoming.insert(id) {
+                                self.got.push((QoS::ExactlyOnce, text));
+                            }
+                            self.client.acknowledge(node, Packet::PubRec, id);
+                        }
+                    }
+                }
+                Packet::PubRel(ack) => {
+                    self.incoming.remove(&ack.packet_id);
+                    self.client.acknowledge(node, Packet::PubComp, ack.packet_id);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A publisher of one QoS on one node.
+struct Publisher {
+    client: Client,
+    at: usize,
+    name: String,
+    qos: QoS,
+    sent: Vec<(PacketId, usize)>,
+    count: usize,
+    acked: BTreeSet<usize>,
+}
+
+impl Publisher {
+    fn new(world: &mut World, at: usize, qos: QoS) -> Self {
+        let name = format!("p{at}q{}", qos as u8);
+        let mut client = Client::open(&mut world.nodes[at], Version::V5);
+        let packet = Packet::Connect(Box::new(connect(Version::V5, &name, true)));
+        client.send(&mut world.nodes[at], &packet);
+        world.run(300);
+        client.expect(&mut world.nodes[at]);
+        Self { client, at, name, qos, sent: Vec::new(), count: 0, acked: BTreeSet::new() }
+    }
+
+    fn publish(&mut self, world: &mut World) {
+        self.count += 1;
+        let (topic, payload) =
+            (format!("m/{}", self.name), format!("{} {}", self.name, self.count));
+        let node = &mut world.nodes[self.at];
+        let id = self.client.publish(node, &topic, &payload, self.qos).expect("not QoS 0");
+        self.sent.push((id, self.count));
+    }
+
+    fn take(&mut self, world: &mut World) {
+        let node = &mut world.nodes[self.at];
+        while let Some(received) = self.client.next(node) {
+            let (Packet::PubAck(ack) | Packet::PubRec(ack)) = received.packet() else { continue };
+            let number = self.sent.iter().find(|(id, _)| *id == ack.packet_id).map(|sent| sent.1);
+            if !ack.reason.is_error() {
+                self.acked.extend(number);
+                if self.qos == QoS::ExactlyOnce {
+                    self.client.acknowledge(node, Packet::PubRel, ack.packet_id);
+                }
+            }
+        }
+    }
+}
+
+fn check(seed: u64, wanderer: &Wanderer, publishers: &[Publisher]) {
+    for publisher in publishers {
+        let own = wanderer.got.iter().filter_map(|(_, text)| {
+            text.strip_prefix(&publisher.name)?.trim_start().parse::<usize>().ok()
+        });
+        let got: Vec<usize> = own.collect();
+        let name = &publisher.name;
+        let lost: Vec<_> = publisher.acked.iter().filter(|n| !got.contains(n)).collect();
+        assert!(lost.is_empty(), "seed {seed}: {name} lost {lost:?} of {got:?}");
+        let mut first = Vec::new();
+        for &number in &got {
+            let is_again = first.contains(&number);
+            let is_once = publisher.qos == QoS::ExactlyOnce;
+            assert!(!(is_again && is_once), "seed {seed}: {name} {number} came twice: {got:?}");
+            if !is_again {
+                first.push(number);
+            }
+        }
+        assert!(first.is_sorted(), "seed {seed}: {name} out of order: {got:?}");
+    }
+}
+
+fn run(seed: u64, moves: usize, kills: bool) {
+    const NODES: usize = 3;
+    let mut world = World::new(seed, NODES);
+    let mut wanderer = Wanderer::new(&mut world);
+    // With kills, publishers live on the node that is spared.
+    let places: Vec<usize> = if kills { vec![2] } else { (0..NODES).collect() };
+    let mut publishers = Vec::new();
+    for &at in &places {
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            publishers.push(Publisher::new(&mut world, at, qos));
+        }
+    }
+    for turn in 0..moves {
+        for _ in 0..world.random.below(60) {
+            for publisher in &mut publishers {
+                if world.random.chance(40) {
+                    publisher.publish(&mut world);
+                }
+                publisher.take(&mut world);
+            }
+            let steps = world.random.below(30);
+            world.run(steps);
+            let count = world.random.below(4);
+            wanderer.take(&mut world, count);
+        }
+        if kills && turn == moves - 1 {
+            rest(&mut world, &mut wanderer, &mut publishers);
+            for publisher in &mut publishers {
+                publisher.publish(&mut world);
+            }
+            world.run(400);
+            let dead = wanderer.at;
+            if dead != 2 {
+                world.kill(dead);
+            }
+            wanderer.move_to(&mut world, 2);
+            continue;
+        }
+        let next = (wanderer.at + 1 + world.random.below(NODES - 1)) % NODES;
+        wanderer.move_to(&mut world, next);
+    }
+    rest(&mut world, &mut wanderer, &mut publishers);
+    check(seed, &wanderer, &publishers);
+}
+
+/// Until everything has arrived.
+fn rest(world: &mut World, wanderer: &mut Wanderer, publishers: &mut [Publisher]) {
+    for _ in 0..40 {
+        world.run(400);
+        wanderer.take(world, usize::MAX);
+        publishers.iter_mut().for_each(|publisher| publisher.take(world));
+    }
+    assert!(world.is_quiet(), "something is still under way");
+}
+
+#[test]
+fn a_session_wanders_between_nodes_and_loses_nothing() {
+    (0..SEEDS).for_each(|seed| run(seed, 6, false));
+}
+
+#[test]
+fn a_session_survives_the_death_of_its_node() {
+    (0..SEEDS).for_each(|seed| run(seed, 3, true));
+}

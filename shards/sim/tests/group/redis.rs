@@ -1,0 +1,109 @@
+//! What Redis is to sessions, in memory: one step at a time, nothing forgotten.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use octopus_engine::{
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, RecordOp, SessionRecord,
+};
+
+/// One session as it is kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    /// `None` between two owners.
+    pub(crate) owner: Option<usize>,
+    pub(crate) epoch: u64,
+    pub(crate) record: SessionRecord,
+    pub(crate) handover: Option<Box<SessionRecord>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Redis {
+    pub(crate) sessions: BTreeMap<String, Kept>,
+    pub(crate) passed: BTreeMap<String, VecDeque<Option<DeliveryItem>>>,
+    last_epoch: u64,
+}
+
+impl Redis {
+    /// The session is `owner`'s from here on; what it was, if it was.
+    pub(crate) fn own(&mut self, client: &str, owner: usize) -> (u64, Option<Box<SessionRecord>>) {
+        self.last_epoch += 1;
+        let epoch = self.last_epoch;
+        let before = self.sessions.get(client).cloned();
+        let kept = self.sessions.entry(client.to_owned()).or_default();
+        (kept.owner, kept.epoch) = (Some(owner), epoch);
+        (epoch, before.map(|kept| kept.handover.unwrap_or_else(|| Box::new(kept.record))))
+    }
+
+    /// Carries one operation out; `false` if the session is another's.
+    pub(crate) fn apply(&mut self, owner: usize, op: RecordOp) -> bool {
+        let RecordOp { client_id, epoch, change } = op;
+        let client = String::from(client_id);
+        if let Change::Passed { item } = change {
+            self.passed.entry(client).or_default().push_back(item);
+            return true;
+        }
+        let is_new =
+            matches!(change, Change::Opened { .. }) && !self.sessions.contains_key(&client);
+        if is_new {
+            let kept = Kept { owner: Some(owner), epoch, ..Kept::default() };
+            self.sessions.insert(client.clone(), kept);
+        }
+        let Some(kept) = self.sessions.get_mut(&client) else { return false };
+        if kept.owner != Some(owner) || kept.epoch != epoch {
+            return false;
+        }
+        if matches!(change, Change::Ended) {
+            self.sessions.remove(&client);
+            return true;
+        }
+        if matches!(change, Change::Opened { .. } | Change::Away { .. }) {
+            kept.handover = None;
+        }
+        fold(&mut kept.record, change);
+        true
+    }
+}
+
+fn fold(record: &mut SessionRecord, change: Change) {
+    match change {
+        Change::Opened { expiry_s, will } => {
+            (record.expiry_s, record.will) = (expiry_s, will);
+            (record.ends_at, record.will_at) = (None, None);
+        }
+        Change::Away { expiry_s, ends_at, will_at } => {
+            (record.expiry_s, record.ends_at, record.will_at) = (expiry_s, ends_at, will_at);
+        }
+        Change::WillGone => record.will = None,
+        Change::Subscribed { filter, grant } => {
+            record.subscriptions.retain(|(known, _)| *known != filter);
+            record.subscriptions.push((filter, grant));
+        }
+        Change::Unsubscribed { filter } => {
+            record.subscriptions.retain(|(known, _)| *known != filter);
+        }
+        Change::Queued { serial, item } => {
+            let state = DeliveryState::Queued;
+            record.deliveries.push(DeliveryRecord { serial, state, item: Some(item) });
+        }
+        Change::Published { serial, packet_id } => {
+            record.last_packet_id = packet_id.get();
+            set_state(record, serial, DeliveryState::Published(packet_id));
+        }
+        Change::Released { serial, packet_id } => {
+            set_state(record, serial, DeliveryState::Released(packet_id));
+        }
+        Change::Done { serial } => record.deliveries.retain(|known| known.serial != serial),
+        Change::Incoming { packet_id } => record.incoming.push(packet_id),
+        Change::IncomingReleased { packet_id } => record.incoming.retain(|id| *id != packet_id),
+        Change::Ended | Change::Passed { .. } => unreachable!("carried out by apply"),
+    }
+}
+
+fn set_state(record: &mut SessionRecord, serial: u32, state: DeliveryState) {
+    for delivery in record.deliveries.iter_mut().filter(|known| known.serial == serial) {
+        delivery.state = state;
+        if matches!(state, DeliveryState::Released(_)) {
+            delivery.item = None;
+        }
+    }
+}

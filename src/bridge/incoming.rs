@@ -1,0 +1,445 @@
+//! What the bridge takes in from Redis: the group's nodes and what they want, their messages,
+//! and the log of retained messages.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use octopus_engine::{
+    Envelope, NodeIndex, PeerSet, ReplayId, RetainedFound, RetainedQuery, SessionId, SessionRef,
+    ShardId,
+};
+
+use super::{
+    compat,
+    link::LinkState,
+    members::View,
+    outbox::Lane,
+    retained::Catch,
+    rules::Entry,
+    run::{Bridge, Node, Told},
+    wire::{self, Control, Record},
+    work::{Event, How, Op},
+};
+
+/// Retained messages asked of a shard at a time.
+const SWEEP_COUNT: usize = 512;
+
+impl Bridge {
+    pub(super) fn on(&mut self, event: Event) {
+        match event {
+            Event::Link(state) => self.on_link(state),
+            Event::Rejoined => {
+                tracing::info!(epoch = self.epoch(), "in the group");
+                self.see_group();
+                self.tell_all_interest();
+            }
+            Event::Seen => self.see_group(),
+            Event::Written { ops, result } => self.on_written(ops, result),
+            Event::Listening => self.load_all(),
+            Event::Heard { channel, payload } => self.heard(&channel, &payload),
+            Event::Interest { node, found } => self.loaded(&node, &found),
+            Event::Inbox(entries) => self.take_inbox(&entries),
+            Event::Log(entries) => self.take_log(&entries),
+            Event::Catch(catch) => self.caught(catch),
+        }
+    }
+
+    /// Redis came or went. When it came, everything is told and looked at anew.
+    fn on_link(&mut self, state: LinkState) {
+        self.link = state;
+        if state.is_up() {
+            self.tell_all_interest();
+            let has_overflowed = std::mem::take(&mut self.has_overflowed);
+            let place = self.place.clone().filter(|_| !has_overflowed);
+            tokio::spawn(self.work.clone().catch_up(place));
+        }
+    }
+
+    // --- the group ---
+
+    /// Compares the nodes we know with those there are.
+    pub(super) fn see_group(&mut self) {
+        let view = self.work.members.view().borrow().clone();
+        let own = self.work.members.id().to_owned();
+        for name in self.nodes_missing_in(&view) {
+            self.remove_node(&name);
+        }
+        for (name, member) in view.nodes.into_iter().filter(|(name, _)| *name != own) {
+            match self.nodes.get_mut(&name) {
+                None => self.add_node(&name, member.epoch),
+                Some(node) if node.epoch != member.epoch => {
+                    node.epoch = member.epoch;
+                    self.load(&name);
+                }
+                Some(_) => {}
+            }
+            if !member.is_live && self.forgets_at_once {
+                let (members, epoch) = (self.work.members.clone(), member.epoch);
+                tokio::spawn(async move { members.forget(&name, epoch).await });
+            }
+        }
+    }
+
+    /// Nodes that were not in the list for as long as a lease lasts. A shorter time may be
+    /// Redis's loss of memory and not the node's end: it has yet to say that it is there.
+    fn nodes_missing_in(&mut self, view: &View) -> Vec<String> {
+        let (now, lease) = (Instant::now(), self.config.lease);
+        let mut gone = Vec::new();
+        for (name, node) in &mut self.nodes {
+            if view.nodes.contains_key(name) {
+                node.missing_since = None;
+            } else if now - *node.missing_since.get_or_insert(now) >= lease {
+                gone.push(name.clone());
+            }
+        }
+        gone
+    }
+
+    fn add_node(&mut self, name: &str, epoch: u64) {
+        let index = NodeIndex(self.indexes.acquire());
+        let slot = usize::from(index.0);
+        if self.by_index.len() <= slot {
+            self.by_index.resize(slot + 1, None);
+        }
+        self.by_index[slot] = Some(name.to_owned());
+        let numbers = self.numbers.get(name).copied().unwrap_or_default();
+        let node = Node {
+            index,
+            epoch,
+            lane: Lane::new(name, numbers),
+            known: None,
+            entries: HashSet::new(),
+            later: Vec::new(),
+            is_loading: false,
+            missing_since: None,
+        };
+        self.nodes.insert(name.to_owned(), node);
+        tracing::info!(node = name, epoch, "node is in the group");
+        self.load(name);
+    }
+
+    fn remove_node(&mut self, name: &str) {
+        let Some(mut node) = self.nodes.remove(name) else { return };
+        tracing::warn!(node = name, epoch = node.epoch, "node has left the group");
+        self.drop_lane(name, &mut node);
+        self.numbers.insert(name.to_owned(), node.lane.numbers());
+        self.give_all(&Envelope::NodeGone { node: node.index });
+        self.by_index[usize::from(node.index.0)] = None;
+        self.indexes.release(node.index.0);
+        self.waiting.push_back(Op::Sweep { node: name.to_owned() });
+    }
+
+    // --- what nodes want ---
+
+    fn load_all(&mut self) {
+        let names: Vec<String> = self.nodes.keys().cloned().collect();
+        names.iter().for_each(|name| self.load(name));
+    }
+
+    fn load(&mut self, name: &str) {
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.is_loading = true;
+            tokio::spawn(self.work.clone().load_interest(name.to_owned()));
+        }
+    }
+
+    /// A node's interest was read: what is new and what is not wanted any more.
+    fn loaded(&mut self, name: &str, found: &HashMap<String, String>) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        node.is_loading = false;
+        // Without its mark, Redis has forgotten it; the node will tell all of it again.
+        let Some(mark) = found.get("").and_then(|mark| read_mark(mark)) else { return };
+        node.known = Some(mark);
+        let wanted: HashSet<Entry> = found.keys().filter_map(|text| Entry::parse(text)).collect();
+        let new: Vec<Entry> = wanted.difference(&node.entries).cloned().collect();
+        let old: Vec<Entry> = node.entries.difference(&wanted).cloned().collect();
+        let later = std::mem::take(&mut node.later);
+        new.into_iter().for_each(|entry| self.change(name, entry, true));
+        old.into_iter().for_each(|entry| self.change(name, entry, false));
+        for told in later {
+            self.take_changes(name, told);
+        }
+    }
+
+    fn take_changes(&mut self, name: &str, told: Told) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        if node.is_loading {
+            return node.later.push(told);
+        }
+        let Told { epoch, number, changes } = told;
+        match node.known {
+            Some(known) if (epoch, number) <= known => {}
+            Some((known_epoch, last)) if epoch == known_epoch && number == last + 1 => {
+                node.known = Some((epoch, number));
+                for (text, wanted) in changes {
+                    if let Some(entry) = Entry::parse(&text) {
+                        self.change(name, entry, wanted);
+                    }
+                }
+            }
+            _ => {
+                self.counters.gap(1);
+                self.load(name);
+            }
+        }
+    }
+
+    /// Brings one change of a node's interest to the shards.
+    fn change(&mut self, name: &str, entry: Entry, wanted: bool) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let index = node.index;
+        let is_new = match wanted {
+            true => node.entries.insert(entry.clone()),
+            false => node.entries.remove(&entry),
+        };
+        if !is_new {
+            return;
+        }
+        match entry {
+            Entry::Filter(filter) => {
+                self.give_all(&Envelope::NodeInterest { node: index, filter, wanted });
+            }
+            Entry::Group(key, _) => {
+                let presence = Self::group_presence(&node.entries, &key);
+                let home = key.clone();
+                self.give_home(&home, Envelope::NodeGroup { node: index, key, presence });
+            }
+        }
+    }
+
+    // --- messages ---
+
+    fn heard(&mut self, channel: &str, payload: &[u8]) {
+        let keys = &self.work.keys;
+        if channel == keys.control() {
+            self.control(payload);
+        } else if channel == keys.old_publish() {
+            self.heard_predecessor(compat::read_publish(payload));
+        } else if channel == keys.old_close() {
+            self.heard_predecessor(compat::read_close(payload));
+        } else {
+            self.take_frame(payload, true);
+        }
+    }
+
+    fn control(&mut self, payload: &[u8]) {
+        let (head, control) = match wire::read_control(payload) {
+            Ok(read) => read,
+            Err(error) => return self.malformed(error),
+        };
+        if head.origin == self.work.members.id() {
+            return;
+        }
+        match control {
+            Control::Reload => self.load(head.origin),
+            Control::Interest(changes) => {
+                let told = Told { epoch: head.epoch, number: head.first, changes };
+                self.take_changes(head.origin, told);
+            }
+            Control::Kick { client, reason } => self.give_all(&Envelope::Kick { client, reason }),
+        }
+    }
+
+    fn malformed(&mut self, error: wire::WireError) {
+        self.counters.malformed(1);
+        tracing::warn!(?error, "frame of another node not understood");
+    }
+
+    /// Hands the records of a frame to the shards, but for those seen before.
+    fn take_frame(&mut self, frame: &[u8], is_fast: bool) {
+        let (head, records) = match wire::messages(frame, self.clock()) {
+            Ok(read) => read,
+            Err(error) => return self.malformed(error),
+        };
+        let lanes = if is_fast { &mut self.fast_seen } else { &mut self.durable_seen };
+        let seen = match lanes.get_mut(head.origin) {
+            Some(seen) => seen,
+            None => lanes.entry(head.origin.to_owned()).or_default(),
+        };
+        let take = seen.take(head.epoch, head.first, records.len() as u64);
+        self.counters.gap(take.gap);
+        self.counters.duplicate(take.duplicates);
+        self.counters.received(records.len() as u64 - take.duplicates);
+        let new = records.into_iter().skip(take.duplicates as usize);
+        new.for_each(|record| self.deliver(record));
+    }
+
+    fn deliver(&mut self, record: Record) {
+        let Record { group, message } = record;
+        if let Some(key) = group {
+            let home = key.clone();
+            return self.give_home(&home, Envelope::GroupMessage { key, message });
+        }
+        let mut shards = PeerSet::default();
+        self.wanted.shards_for(message.topic(), &mut shards);
+        for shard in shards.iter() {
+            self.give(ShardId(shard), Envelope::Publish(message.clone()));
+        }
+    }
+
+    fn take_inbox(&mut self, entries: &[(String, Bytes)]) {
+        for (_, frame) in entries {
+            self.take_frame(frame, false);
+        }
+        self.fence(entries.last().map(|(id, _)| id.clone()));
+    }
+
+    // --- retained messages ---
+
+    fn take_log(&mut self, entries: &[(String, Bytes)]) {
+        for (id, frame) in entries {
+            self.place = Some(id.clone());
+            match wire::messages(frame, self.clock()) {
+                Ok((head, records)) => {
+                    let is_own = head.origin == self.work.members.id();
+                    for record in records {
+                        self.apply_retained(record, is_own);
+                    }
+                }
+                Err(error) => self.malformed(error),
+            }
+        }
+        self.fence(None);
+    }
+
+    /// Keeps what the log says, unless a change of our own is still to come in it.
+    fn apply_retained(&mut self, record: Record, is_own: bool) {
+        let message = record.message;
+        let topic = message.topic().as_str();
+        if is_own {
+            self.pending.came_back(topic);
+        }
+        if !self.pending.is_pending(topic) {
+            let home: Box<str> = topic.into();
+            self.give_home(&home, Envelope::RetainHere(message));
+        }
+    }
+
+    /// Our place in the log was compared with Redis.
+    pub(super) fn caught(&mut self, catch: Catch) {
+        match catch {
+            Catch::Up { at } => {
+                if self.log_reader.is_none() {
+                    self.follow_log(at);
+                }
+            }
+            Catch::Load { at, values, old } => {
+                let had_some = self.place.is_some();
+                self.forget_pending();
+                let known = values.keys().chain(old.keys()).cloned().collect();
+                self.load_retained(&values, &old);
+                self.follow_log(at);
+                if had_some {
+                    self.start_sweep(Some(known));
+                }
+            }
+            Catch::Restore => {
+                tracing::warn!("Redis has lost retained messages; giving back what we hold");
+                self.forget_pending();
+                self.follow_log("0-0".to_owned());
+                self.start_sweep(None);
+            }
+        }
+    }
+
+    fn load_retained(&mut self, values: &HashMap<String, Vec<u8>>, old: &HashMap<String, Vec<u8>>) {
+        for frame in values.values() {
+            match wire::messages(frame, self.clock()) {
+                Ok((_, records)) => {
+                    records.into_iter().for_each(|record| self.apply_retained(record, false));
+                }
+                Err(error) => self.malformed(error),
+            }
+        }
+        let now = self.sender.now();
+        for (topic, json) in old.iter().filter(|(topic, _)| !values.contains_key(*topic)) {
+            match compat::read_retained(json, now) {
+                Some(message) => {
+                    self.apply_retained(Record { group: None, message }, false);
+                }
+                None => tracing::warn!(%topic, "the predecessor's retained message is not read"),
+            }
+        }
+    }
+
+    fn follow_log(&mut self, at: String) {
+        self.place = Some(at.clone());
+        if let Some(reader) = self.log_reader.take() {
+            reader.abort();
+            // Batches of the old reader may still be under way; each gives its permit back.
+            self.log_permits =
+                std::sync::Arc::new(tokio::sync::Semaphore::new(super::run::READ_AHEAD));
+        }
+        let (log, permits) = (self.work.keys.retained_log(), self.log_permits.clone());
+        let read = self.work.clone().read(log, at, permits, Event::Log);
+        self.log_reader = Some(tokio::spawn(read));
+    }
+
+    /// Of our own changes only those still to be written can come back.
+    fn forget_pending(&mut self) {
+        self.pending.clear();
+        for op in &self.waiting {
+            if let Op::Retain { topic, how: How::Set | How::Delete, .. } = op {
+                self.pending.sent(topic);
+            }
+        }
+    }
+
+    /// Goes through the retained messages of all shards: those not in `known` are dropped;
+    /// without it, all are given to Redis.
+    fn start_sweep(&mut self, known: Option<HashSet<String>>) {
+        self.sweep = Some(known);
+        (0..self.shards).for_each(|shard| self.ask_retained(ShardId(shard), None));
+    }
+
+    fn ask_retained(&mut self, shard: ShardId, after: Option<Box<str>>) {
+        let nobody = SessionRef { id: SessionId(u32::MAX), serial: 0 };
+        let query = RetainedQuery {
+            replay: ReplayId { session: nobody, serial: 0 },
+            filter: "#".into(),
+            after,
+            limit: SWEEP_COUNT,
+        };
+        self.give(shard, Envelope::RetainedQuery(Box::new(query)));
+    }
+
+    pub(super) fn found_retained(&mut self, shard: ShardId, found: RetainedFound) {
+        let Some(known) = self.sweep.take() else { return };
+        for message in &found.messages {
+            let topic = message.topic().as_str();
+            match &known {
+                None => self.retain(message, How::Restore, None),
+                Some(known) if known.contains(topic) || self.pending.is_pending(topic) => {}
+                Some(_) => {
+                    let nothing = compat::empty(message, self.sender.now());
+                    self.give(shard, Envelope::RetainHere(nothing));
+                }
+            }
+        }
+        self.sweep = Some(known);
+        if found.next.is_some() {
+            self.ask_retained(shard, found.next);
+        }
+    }
+}
+
+/// Epoch and number.
+fn read_mark(mark: &str) -> Option<(u64, u64)> {
+    let (epoch, number) = mark.split_once(' ')?;
+    Some((epoch.parse().ok()?, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_an_epoch_and_a_number() {
+        assert_eq!(read_mark("3 17"), Some((3, 17)));
+        assert_eq!(read_mark("3"), None);
+        assert_eq!(read_mark("a b"), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! Names of what a group keeps in Redis; the one place they are written.
+//!
+//! The predecessor's names stand as they were; what it never had is below `<GROUP>:V2:`.
+
+/// Key and channel names of one group.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    group: Box<str>,
+}
+
+impl Keys {
+    pub fn new(group: &str) -> Self {
+        Self { group: group.into() }
+    }
+
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// String: the incarnation that holds this node's lease.
+    pub fn node(&self, id: &str) -> String {
+        format!("{}:NODE:{id}", self.group)
+    }
+
+    /// Hash: node id -> `<epoch> <incarnation>`; nodes that were not yet forgotten.
+    pub fn nodes(&self) -> String {
+        self.own("NODES")
+    }
+
+    /// Integer: the last epoch given to a node.
+    pub fn epoch(&self) -> String {
+        self.own("EPOCH")
+    }
+
+    /// Stream: frames for a node that it has not taken in yet.
+    pub fn inbox(&self, id: &str) -> String {
+        self.own(&format!("INBOX:{id}"))
+    }
+
+    /// Hash: sender -> `<epoch> <last>` of the durable lane, as the inbox's owner has taken it.
+    pub fn seen(&self, id: &str) -> String {
+        self.own(&format!("SEEN:{id}"))
+    }
+
+    /// Hash: what a node wants, one field per entry; the empty field is `<epoch> <number>` of
+    /// the last change.
+    pub fn interest(&self, id: &str) -> String {
+        self.own(&format!("INTEREST:{id}"))
+    }
+
+    /// Channel: fast frames for a node.
+    pub fn fast(&self, id: &str) -> String {
+        self.own(&format!("BRIDGE:{id}"))
+    }
+
+    /// Channel: control frames for all nodes.
+    pub fn control(&self) -> String {
+        self.own("CONTROL")
+    }
+
+    /// Hash: topic -> frame of its retained message.
+    pub fn retained(&self) -> String {
+        self.own("RETAIN")
+    }
+
+    /// Stream: every change of the retained messages.
+    pub fn retained_log(&self) -> String {
+        self.own("RETAIN:LOG")
+    }
+
+    /// Hash: topic -> JSON, as the predecessor wrote it.
+    pub fn old_retained(&self) -> String {
+        format!("{}:RETAIN", self.group)
+    }
+
+    /// Hash: what a node counts, expiring.
+    pub fn stats(&self, id: &str) -> String {
+        self.own(&format!("STATS:{id}"))
+    }
+
+    /// Hash: what of a node's counters is in the group's totals.
+    pub fn counted(&self, id: &str) -> String {
+        self.own(&format!("COUNTED:{id}"))
+    }
+
+    /// Integer: a total of the group, as the predecessor named it.
+    pub fn total(&self, name: &str) -> String {
+        format!("STATS:{}:TOTAL_{name}", self.group)
+    }
+
+    /// Channel: the predecessor's messages.
+    pub fn old_publish(&self) -> String {
+        format!("{}:PUB:BRIDGE", self.group)
+    }
+
+    /// Channel: the predecessor's kicks.
+    pub fn old_close(&self) -> String {
+        format!("{}:CLOSE:BRIDGE", self.group)
+    }
+
+    /// A name that the predecessor never had.
+    pub fn own(&self, name: &str) -> String {
+        format!("{}:V2:{name}", self.group)
+    }
+}

@@ -1,0 +1,124 @@
+//! What crosses between the nodes of a group, through the Redis they share.
+//!
+//! Read in this order: `rules` (the promises), `wire` (what nodes write to each other),
+//! `outbox` (what waits to be written), `run`, `outgoing` and `incoming` (the bridge itself:
+//! from the shards to Redis, from Redis to the shards), `retained` (how a node catches up),
+//! `left` (what a dead node had not taken in), `work` (the tasks that wait for Redis), `keys`,
+//! `link` and `members` (names, the connection, the lease), `compat` (the predecessor's JSON).
+//!
+//! Promises. QoS 0 crosses at most once, by pub/sub. QoS 1 and 2 are acknowledged when they are
+//! in the inbox stream of every node that wants them, and stay there until its shards have
+//! them. Within each of the two, one publisher's messages keep their order; a QoS 0 message may
+//! overtake or be overtaken by one of QoS 1 or 2. What is lost, comes twice or is refused is
+//! counted (`counters`).
+
+pub mod compat;
+pub mod counters;
+mod incoming;
+pub mod keys;
+pub mod left;
+pub mod members;
+pub mod outbox;
+mod outgoing;
+pub mod retained;
+pub mod rules;
+mod run;
+pub mod wire;
+pub mod work;
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::sync::mpsc;
+
+pub use crate::link;
+pub use run::Bridge;
+
+use self::{
+    counters::Counters,
+    keys::Keys,
+    link::{Link, LinkError},
+    members::{JoinError, Members},
+    retained::Catch,
+    rules::Seen,
+    work::{Event, Work},
+};
+use crate::config::{Clustering, Config, Storage};
+
+/// How long a node waits for Redis before it starts without.
+const REDIS_WAIT: Duration = Duration::from_secs(5);
+/// Events that wait for the bridge's turn.
+const EVENTS_MAX: usize = 256;
+
+/// A node that has joined its group, before its shards run.
+pub struct Joined {
+    config: Clustering,
+    work: Work,
+    events: mpsc::Receiver<Event>,
+    /// The group's retained messages; `None` if Redis was away.
+    catch: Option<Catch>,
+    forgets_at_once: bool,
+    counters: Counters,
+    /// What of our inbox was taken in an earlier life.
+    seen: HashMap<String, Seen>,
+}
+
+impl Joined {
+    /// Takes this node's place in its group and reads what the group retains.
+    ///
+    /// Without Redis it goes on alone, and joins as soon as Redis is there.
+    ///
+    /// # Errors
+    /// A live node has this id, or the configuration names no usable Redis.
+    pub async fn join(config: &Config, incarnation: u64) -> Result<Self, JoinError> {
+        let keys = Keys::new(&config.broker.group);
+        let link = Link::open(&config.redis).map_err(JoinError::Link)?;
+        let (id, lease) = (&config.broker.id, config.cluster.lease);
+        let members = Members::new(link.clone(), keys.clone(), id, incarnation, lease);
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let work = Work { link, keys, members, events: sender };
+        let is_there = work.link.wait_up(REDIS_WAIT).await;
+        let mut seen = HashMap::new();
+        let mut catch = None;
+        if is_there {
+            work.members.join().await?;
+            seen = work.read_seen().await.map_err(JoinError::Link)?;
+            catch = work.compare(None).await;
+        } else {
+            tracing::warn!("Redis is not there; serving this node's clients alone until it is");
+        }
+        Ok(Self {
+            config: config.cluster.clone(),
+            work,
+            events,
+            catch,
+            forgets_at_once: config.broker.storage.session == Storage::Local,
+            counters: Counters::default(),
+            seen,
+        })
+    }
+
+    pub fn link(&self) -> &Link {
+        &self.work.link
+    }
+
+    pub fn members(&self) -> &Members {
+        &self.work.members
+    }
+
+    pub fn keys(&self) -> &Keys {
+        &self.work.keys
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+impl Work {
+    async fn read_seen(&self) -> Result<HashMap<String, Seen>, LinkError> {
+        let mut command = redis::cmd("HGETALL");
+        command.arg(self.keys.seen(self.members.id()));
+        let found: HashMap<String, String> = self.link.command(&command).await?;
+        Ok(left::read_seen(found))
+    }
+}

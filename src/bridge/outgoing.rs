@@ -1,0 +1,237 @@
+//! What the bridge gives Redis: batches for the writer, one at a time, and what becomes of them;
+//! and what is given up when its time is over.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use octopus_engine::{Message, ReceiptId};
+use redis::Value;
+
+use super::{
+    link::LinkError,
+    outbox::Durable,
+    run::{Bridge, Node},
+    wire::{self, Control, Head},
+    work::{How, Op},
+};
+use crate::config::WhenAway;
+
+impl Bridge {
+    /// Writes a change of the retained messages.
+    pub(super) fn retain(&mut self, message: &Message, how: How, receipt: Option<ReceiptId>) {
+        if !self.link.is_up() && self.waiting.len() >= self.config.hold_count_max as usize {
+            // This node keeps what the group will not have; when Redis is back, the group's
+            // value replaces it.
+            self.has_overflowed = true;
+            return self.refuse(receipt);
+        }
+        let topic = message.topic().as_str();
+        let how = if message.payload().is_empty() { How::Delete } else { how };
+        let mut record = Vec::with_capacity(64 + message.size());
+        wire::put_message(&mut record, message, None, self.clock());
+        self.retained_last += 1;
+        let head = Head {
+            origin: self.work.members.id(),
+            epoch: self.epoch(),
+            first: self.retained_last,
+            count: 1,
+        };
+        let frame = Bytes::from(wire::frame(&head, std::iter::once(&record[..])));
+        if how != How::Restore {
+            self.pending.sent(topic);
+        }
+        let is_degraded = !self.link.is_up() && self.config.when_redis_is_away == WhenAway::Degrade;
+        let receipt = match receipt {
+            Some(receipt) if is_degraded => {
+                self.counters.degraded(1);
+                self.answer(receipt, None);
+                None
+            }
+            receipt => receipt.map(|receipt| self.receipts.open(receipt, 1)),
+        };
+        self.waiting.push_back(Op::Retain {
+            topic: topic.into(),
+            frame,
+            how,
+            receipt,
+            deadline: Instant::now() + self.config.hold_time,
+        });
+    }
+
+    /// Gives the writer all there is, if it is idle and Redis is there.
+    pub(super) fn write(&mut self) {
+        if self.is_writing || !self.link.is_up() || self.epoch() == 0 {
+            return;
+        }
+        let mut ops: Vec<Op> = self.waiting.drain(..).collect();
+        ops.extend(self.interest_op());
+        let (own, epoch) = (self.work.members.id().to_owned(), self.epoch());
+        for (name, node) in &mut self.nodes {
+            let channel = self.work.keys.fast(name);
+            let fast = node.lane.take_fast(&own, epoch, &mut self.load);
+            ops.extend(
+                fast.into_iter().map(|frame| Op::Publish { channel: channel.clone(), frame }),
+            );
+            ops.extend(node.lane.take_durable(&own, epoch).into_iter().map(Op::Append));
+        }
+        if ops.is_empty() {
+            return;
+        }
+        // The channel holds one batch and the writer is idle, so there is room.
+        self.is_writing = self.batches.try_send(ops).is_ok();
+    }
+
+    fn interest_op(&mut self) -> Option<Op> {
+        if self.changes.is_empty() {
+            return None;
+        }
+        let changes = std::mem::take(&mut self.changes);
+        self.interest_last += 1;
+        let told = changes.iter().map(|(entry, wanted)| (entry.to_text().into(), *wanted));
+        let frame = self.control_frame(&Control::Interest(told.collect()));
+        Some(Op::Interest { mark: self.mark(), frame, changes })
+    }
+
+    /// Tells the group all that this node wants.
+    pub(super) fn tell_all_interest(&mut self) {
+        self.changes.clear();
+        self.interest_last += 1;
+        let entries = self.wanted.entries().collect();
+        let frame = self.control_frame(&Control::Reload);
+        self.waiting.push_back(Op::AllInterest { mark: self.mark(), frame, entries });
+    }
+
+    fn mark(&self) -> String {
+        format!("{} {}", self.epoch(), self.interest_last)
+    }
+
+    /// Tells every node something that is lost with the link.
+    pub(super) fn tell(&mut self, control: &Control) {
+        let frame = self.control_frame(control);
+        let channel = self.work.keys.control();
+        self.waiting.push_back(Op::Publish { channel, frame });
+    }
+
+    fn control_frame(&self, control: &Control) -> Bytes {
+        let head = Head {
+            origin: self.work.members.id(),
+            epoch: self.epoch(),
+            first: self.interest_last,
+            count: 0,
+        };
+        wire::control(&head, control).into()
+    }
+
+    pub(super) fn on_written(&mut self, ops: Vec<Op>, result: Result<Vec<Value>, LinkError>) {
+        self.is_writing = false;
+        match result {
+            Ok(answers) => {
+                for (op, answer) in ops.into_iter().zip(answers) {
+                    self.done(op, &answer);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "batch not written");
+                let is_interest =
+                    |op: &Op| matches!(op, Op::Interest { .. } | Op::AllInterest { .. });
+                let lost_interest = ops.iter().any(is_interest);
+                for op in ops.into_iter().rev().filter(Op::is_durable) {
+                    self.waiting.push_front(op);
+                }
+                if lost_interest {
+                    self.tell_all_interest();
+                }
+            }
+        }
+    }
+
+    fn done(&mut self, op: Op, answer: &Value) {
+        match op {
+            Op::Append(durable) => {
+                self.load.sub(durable.count, durable.bytes);
+                self.counters.sent(durable.count as u64);
+                durable.receipts.into_iter().for_each(|number| self.written(Some(number)));
+            }
+            Op::Retain { receipt, .. } => self.written(receipt),
+            Op::Measure { node } => {
+                if let (Some(node), Value::Int(len)) = (self.nodes.get_mut(&node), answer) {
+                    node.lane.is_full = *len >= i64::from(self.config.inbox_count_max);
+                }
+            }
+            Op::Publish { .. }
+            | Op::Interest { .. }
+            | Op::AllInterest { .. }
+            | Op::Trim { .. }
+            | Op::Sweep { .. } => {}
+        }
+    }
+
+    // --- time ---
+
+    pub(super) fn tick(&mut self) {
+        let now = Instant::now();
+        let mut late = Vec::new();
+        for node in self.nodes.values_mut() {
+            late.extend(node.lane.expire(now));
+        }
+        for parcel in late {
+            self.load.sub(1, parcel.record.len());
+            self.lost(parcel.receipt);
+        }
+        self.expire_waiting(now);
+        if self.nodes.values().any(|node| node.missing_since.is_some()) {
+            self.see_group();
+        }
+        if self.link.is_up() && now - self.measured_at >= Duration::from_secs(1) {
+            self.measured_at = now;
+            let names = self.nodes.keys().cloned();
+            let measures: Vec<Op> = names.map(|node| Op::Measure { node }).collect();
+            self.waiting.extend(measures);
+        }
+    }
+
+    /// Gives up what an outage left and is over by now. A retained message is still written,
+    /// because it says what is; only its publisher is told that it was not in time.
+    fn expire_waiting(&mut self, now: Instant) {
+        let mut lost = Vec::new();
+        let load = &mut self.load;
+        self.waiting.retain_mut(|op| match op {
+            Op::Append(Durable { deadline, receipts, count, bytes, .. }) if *deadline <= now => {
+                load.sub(*count, *bytes);
+                lost.append(receipts);
+                false
+            }
+            Op::Retain { receipt, deadline, .. } if *deadline <= now => {
+                lost.extend(receipt.take());
+                true
+            }
+            _ => true,
+        });
+        lost.into_iter().for_each(|number| self.lost(Some(number)));
+    }
+
+    /// A node is gone: nobody waits for what it would have got.
+    pub(super) fn drop_lane(&mut self, name: &str, node: &mut Node) {
+        let (fast, durable) = node.lane.drain();
+        for record in fast {
+            self.load.sub(1, record.len());
+        }
+        let mut numbers = Vec::new();
+        for parcel in durable {
+            self.load.sub(1, parcel.record.len());
+            self.counters.node_gone(1);
+            numbers.extend(parcel.receipt);
+        }
+        let load = &mut self.load;
+        self.waiting.retain_mut(|op| match op {
+            Op::Append(durable) if durable.node == name => {
+                load.sub(durable.count, durable.bytes);
+                numbers.append(&mut durable.receipts);
+                false
+            }
+            Op::Measure { node } => node != name,
+            _ => true,
+        });
+        numbers.into_iter().for_each(|number| self.written(Some(number)));
+    }
+}

@@ -1,0 +1,416 @@
+//! The bridge itself: takes from the shards what other nodes must get, and from the other
+//! nodes what the shards must get. One task that never waits for Redis.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use octopus_engine::{
+    Envelope, Message, NodeIndex, PeerSet, Presence, ReceiptId, ShardId, home_shard,
+};
+use octopus_mqtt::{QoS, ReasonCode};
+use octopus_runtime::HubSender;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+use super::{
+    Joined,
+    compat::Outside,
+    counters::Counters,
+    link::LinkState,
+    outbox::{Lane, Load, Numbers, Parcel},
+    retained::Pending,
+    rules::{Entry, Indexes, Receipts, Seen, Wanted},
+    wire::{self, Clock, Control},
+    work::{Event, How, Op, Work},
+};
+use crate::config::{Clustering, WhenAway};
+
+/// Batches of a stream that the shards may have before more are read.
+pub(super) const READ_AHEAD: usize = 8;
+/// How often what waits is looked through for what is over.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a message is kept whose publisher has its acknowledgement, or never gets one.
+const KEEP_TIME: Duration = Duration::from_secs(24 * 3600);
+/// Envelopes taken from the shards before what they led to is written.
+const TURN_COUNT: usize = 1024;
+
+/// Another node, as the bridge knows it.
+pub(super) struct Node {
+    pub(super) index: NodeIndex,
+    pub(super) epoch: u64,
+    pub(super) lane: Lane,
+    /// Epoch and number of the last change of its interest that is in force here.
+    pub(super) known: Option<(u64, u64)>,
+    pub(super) entries: HashSet<Entry>,
+    /// Changes that came while its interest is being loaded.
+    pub(super) later: Vec<Told>,
+    pub(super) is_loading: bool,
+    /// Since when it is not in the list of nodes.
+    pub(super) missing_since: Option<Instant>,
+}
+
+/// One change of a node's interest, as it told it.
+pub(super) struct Told {
+    pub(super) epoch: u64,
+    pub(super) number: u64,
+    /// Entries as text; `true`: wanted.
+    pub(super) changes: Vec<(Box<str>, bool)>,
+}
+
+/// A batch the shards are taking in.
+struct Fence {
+    barrier: u64,
+    left: u16,
+    /// The inbox's last entry in it; `None` if it is of the log.
+    upto: Option<String>,
+}
+
+/// See the module. Made before the shards, run beside them.
+pub struct Bridge {
+    pub(super) sender: HubSender,
+    pub(super) shards: u16,
+    seed: u64,
+    pub(super) config: Clustering,
+    /// Nodes whose lease ran out leave nothing that must be taken over.
+    pub(super) forgets_at_once: bool,
+    pub(super) work: Work,
+    events: mpsc::Receiver<Event>,
+    from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
+    pub(super) batches: mpsc::Sender<Vec<Op>>,
+    pub(super) is_writing: bool,
+    pub(super) link: LinkState,
+    pub(super) wanted: Wanted,
+    pub(super) changes: Vec<(Entry, bool)>,
+    pub(super) interest_last: u64,
+    pub(super) nodes: HashMap<String, Node>,
+    /// Of the lanes to nodes that were in the group.
+    pub(super) numbers: HashMap<String, Numbers>,
+    pub(super) by_index: Vec<Option<String>>,
+    pub(super) indexes: Indexes,
+    pub(super) receipts: Receipts,
+    pub(super) load: Load,
+    /// What is written before the lanes: what an outage left, retained messages, housekeeping.
+    pub(super) waiting: VecDeque<Op>,
+    pub(super) pending: Pending,
+    pub(super) place: Option<String>,
+    pub(super) retained_last: u64,
+    /// A change of the retained messages was given up.
+    pub(super) has_overflowed: bool,
+    pub(super) fast_seen: HashMap<String, Seen>,
+    pub(super) durable_seen: HashMap<String, Seen>,
+    fences: VecDeque<Fence>,
+    last_barrier: u64,
+    pub(super) inbox_permits: Arc<Semaphore>,
+    pub(super) log_permits: Arc<Semaphore>,
+    pub(super) log_reader: Option<JoinHandle<()>>,
+    /// Topics to keep while the shards' retained messages are gone through; `None` in it:
+    /// everything is to be given to Redis.
+    pub(super) sweep: Option<Option<HashSet<String>>>,
+    to_shards: Vec<Vec<Envelope>>,
+    pub(super) outside: Outside,
+    pub(super) counters: Counters,
+    pub(super) measured_at: Instant,
+}
+
+impl Bridge {
+    pub fn new(
+        joined: Joined,
+        sender: HubSender,
+        shards: u16,
+        seed: u64,
+        from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
+    ) -> Self {
+        let (batches, batches_out) = mpsc::channel(1);
+        let Joined { config, work, events, catch, forgets_at_once, counters, seen } = joined;
+        tokio::spawn(work.clone().write(batches_out));
+        let mut bridge = Self {
+            sender,
+            shards,
+            seed,
+            config,
+            forgets_at_once,
+            work,
+            events,
+            from_shards,
+            batches,
+            is_writing: false,
+            link: LinkState::Away,
+            wanted: Wanted::new(seed),
+            changes: Vec::new(),
+            interest_last: 0,
+            nodes: HashMap::new(),
+            numbers: HashMap::new(),
+            by_index: Vec::new(),
+            indexes: Indexes::default(),
+            receipts: Receipts::default(),
+            load: Load::default(),
+            waiting: VecDeque::new(),
+            pending: Pending::default(),
+            place: None,
+            retained_last: 0,
+            has_overflowed: false,
+            fast_seen: HashMap::new(),
+            durable_seen: seen,
+            fences: VecDeque::new(),
+            last_barrier: 0,
+            inbox_permits: Arc::new(Semaphore::new(READ_AHEAD)),
+            log_permits: Arc::new(Semaphore::new(READ_AHEAD)),
+            log_reader: None,
+            sweep: None,
+            to_shards: (0..shards).map(|_| Vec::new()).collect(),
+            outside: Outside::default(),
+            counters,
+            measured_at: Instant::now(),
+        };
+        bridge.open_outside();
+        if let Some(catch) = catch {
+            bridge.caught(catch);
+        }
+        bridge.hand_over();
+        bridge
+    }
+
+    /// Runs until the hub has ended.
+    pub async fn run(mut self) {
+        self.spawn_tasks();
+        let mut tick = tokio::time::interval(TICK);
+        let mut taken = Vec::new();
+        loop {
+            tokio::select! {
+                count = self.from_shards.recv_many(&mut taken, TURN_COUNT) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for (shard, envelope) in taken.drain(..) {
+                        self.take(shard, envelope);
+                    }
+                }
+                event = self.events.recv() => match event {
+                    Some(event) => self.on(event),
+                    None => return,
+                },
+                _ = tick.tick() => self.tick(),
+            }
+            self.write();
+            self.hand_over();
+        }
+    }
+
+    fn spawn_tasks(&self) {
+        let work = &self.work;
+        let id = work.members.id();
+        let mut channels = vec![work.keys.fast(id), work.keys.control()];
+        if self.config.compat.enable {
+            channels.extend([work.keys.old_publish(), work.keys.old_close()]);
+        }
+        tokio::spawn(work.clone().follow_link());
+        tokio::spawn(work.clone().keep_lease(self.config.lease));
+        tokio::spawn(work.clone().listen(channels));
+        let (inbox, permits) = (work.keys.inbox(id), self.inbox_permits.clone());
+        tokio::spawn(work.clone().read(inbox, "0-0".to_owned(), permits, Event::Inbox));
+    }
+
+    // --- from the shards ---
+
+    fn take(&mut self, shard: ShardId, envelope: Envelope) {
+        match envelope {
+            Envelope::Interest { filter, wanted } => {
+                let told = self.wanted.change(shard, &filter, wanted);
+                self.changes.extend(told.map(|entry| (entry, wanted)));
+            }
+            Envelope::GroupState { key, presence } => {
+                let (before, after) = self.wanted.change_group(&key, presence);
+                self.changes.extend(after.map(|entry| (entry, true)));
+                self.changes.extend(before.map(|entry| (entry, false)));
+            }
+            Envelope::Bridge { message, nodes, receipt } => {
+                let mut nodes = nodes;
+                self.send_outside(&message, &mut nodes);
+                self.send(&message, None, &nodes, receipt);
+            }
+            Envelope::BridgeGroup { node, key, message, receipt } => {
+                let mut nodes = PeerSet::default();
+                nodes.insert(node.0);
+                self.send(&message, Some(&key), &nodes, receipt);
+            }
+            Envelope::Retained { message, receipt } => self.retain(&message, How::Set, receipt),
+            Envelope::RetainedFound(found) => self.found_retained(shard, *found),
+            Envelope::Fenced { barrier } => self.fenced(barrier),
+            Envelope::Kick { client, reason } => {
+                self.tell(&Control::Kick { client: client.clone(), reason });
+                self.kick_predecessors(&client);
+            }
+            other => tracing::error!(?shard, envelope = ?other, "not for the bridge"),
+        }
+    }
+
+    /// Puts a message into the lanes of `nodes`.
+    fn send(
+        &mut self,
+        message: &Message,
+        group: Option<&str>,
+        nodes: &PeerSet,
+        receipt: Option<ReceiptId>,
+    ) {
+        let mut record = Vec::with_capacity(64 + message.size());
+        wire::put_message(&mut record, message, group, self.clock());
+        let record = Bytes::from(record);
+        let copies = nodes.iter().count();
+        if copies == 0 {
+            // It was for those outside only, who are promised nothing.
+            receipt.into_iter().for_each(|receipt| self.answer(receipt, None));
+            return;
+        }
+        let is_fast = message.qos() == QoS::AtMostOnce;
+        let is_away = !self.link.is_up();
+        if self.is_overloaded() || is_fast && is_away {
+            if is_fast {
+                return self.counters.dropped(copies as u64);
+            }
+            return self.refuse(receipt);
+        }
+        let receipt = receipt.filter(|&receipt| {
+            let is_degraded = is_away && self.config.when_redis_is_away == WhenAway::Degrade;
+            if is_degraded {
+                self.counters.degraded(1);
+                self.answer(receipt, None);
+            }
+            !is_degraded
+        });
+        let receipt = receipt.map(|receipt| self.receipts.open(receipt, copies));
+        // What nobody waits for is kept until Redis is back, as far as there is room.
+        let hold_time = if receipt.is_some() { self.config.hold_time } else { KEEP_TIME };
+        let deadline = Instant::now() + hold_time;
+        for index in nodes.iter() {
+            let name = self.by_index.get(usize::from(index)).and_then(Option::as_ref);
+            let Some(node) = name.and_then(|name| self.nodes.get_mut(name)) else {
+                self.counters.node_gone(1);
+                self.written(receipt);
+                continue;
+            };
+            self.load.add(record.len());
+            let record = record.clone();
+            match is_fast {
+                true => node.lane.push_fast(record),
+                false => node.lane.push_durable(Parcel { record, receipt, deadline }),
+            }
+        }
+    }
+
+    fn is_overloaded(&self) -> bool {
+        self.load.count >= self.config.hold_count_max as usize
+            || self.load.bytes >= self.config.hold_bytes_max
+    }
+
+    fn fenced(&mut self, barrier: u64) {
+        let Some(fence) = self.fences.iter_mut().find(|fence| fence.barrier == barrier) else {
+            return;
+        };
+        fence.left -= 1;
+        while self.fences.front().is_some_and(|fence| fence.left == 0)
+            && let Some(fence) = self.fences.pop_front()
+        {
+            match fence.upto {
+                None => self.log_permits.add_permits(1),
+                Some(upto) => {
+                    self.inbox_permits.add_permits(1);
+                    let seen = self.durable_seen.iter();
+                    let seen = seen
+                        .map(|(origin, seen)| {
+                            (origin.clone(), format!("{} {}", seen.epoch, seen.last))
+                        })
+                        .collect();
+                    self.waiting.push_back(Op::Trim { upto, seen });
+                }
+            }
+        }
+    }
+
+    /// Asks every shard to say when it has taken in what was sent to it so far.
+    pub(super) fn fence(&mut self, upto: Option<String>) {
+        self.last_barrier += 1;
+        let barrier = self.last_barrier;
+        self.fences.push_back(Fence { barrier, left: self.shards, upto });
+        self.give_all(&Envelope::Fence { barrier });
+    }
+
+    // --- receipts ---
+
+    pub(super) fn written(&mut self, number: Option<u64>) {
+        if let Some(receipt) = number.and_then(|number| self.receipts.written(number)) {
+            self.answer(receipt, None);
+        }
+    }
+
+    pub(super) fn lost(&mut self, number: Option<u64>) {
+        if let Some(receipt) = number.and_then(|number| self.receipts.lost(number)) {
+            self.refuse(Some(receipt));
+        }
+    }
+
+    pub(super) fn refuse(&mut self, receipt: Option<ReceiptId>) {
+        self.counters.refused(1);
+        if let Some(receipt) = receipt {
+            self.answer(receipt, Some(ReasonCode::QuotaExceeded));
+        }
+    }
+
+    pub(super) fn answer(&mut self, receipt: ReceiptId, refused: Option<ReasonCode>) {
+        let envelope = match refused {
+            None => Envelope::Accepted { receipt },
+            Some(reason) => Envelope::Refused { receipt, reason },
+        };
+        self.give(receipt.shard, envelope);
+    }
+
+    // --- to the shards ---
+
+    pub(super) fn give(&mut self, shard: ShardId, envelope: Envelope) {
+        if let Some(envelopes) = self.to_shards.get_mut(usize::from(shard.0)) {
+            envelopes.push(envelope);
+        }
+    }
+
+    pub(super) fn give_all(&mut self, envelope: &Envelope) {
+        for envelopes in &mut self.to_shards {
+            envelopes.push(envelope.clone());
+        }
+    }
+
+    /// To the home shard of a shared group or a topic.
+    pub(super) fn give_home(&mut self, key: &str, envelope: Envelope) {
+        let home = home_shard(key, self.shards, self.seed);
+        self.give(home, envelope);
+    }
+
+    fn hand_over(&mut self) {
+        for (shard, envelopes) in (0..).zip(&mut self.to_shards) {
+            if !envelopes.is_empty() {
+                self.sender.send(ShardId(shard), std::mem::take(envelopes));
+            }
+        }
+    }
+
+    // --- what is asked for often ---
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.work.members.epoch()
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { unix_ms: unix.as_millis() as u64, now: self.sender.now() }
+    }
+
+    pub(super) fn group_presence(entries: &HashSet<Entry>, key: &str) -> Option<Presence> {
+        [Presence::Online, Presence::Offline]
+            .into_iter()
+            .find(|&presence| entries.contains(&Entry::Group(key.into(), presence)))
+    }
+}

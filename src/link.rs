@@ -1,0 +1,375 @@
+//! The connection to the group's Redis: one for commands, kept alive and made anew when it is
+//! lost; others on demand for blocking reads and for subscriptions.
+//!
+//! The one door to the `redis` crate's connections. Whoever uses it hears of an outage twice:
+//! as an error of the command under way, and as a change of [`LinkState`]. A command is never
+//! repeated here, because only the caller knows whether it may be: an error means that it was
+//! carried out or not.
+//!
+//! Scope: node. All of it runs on the control plane's thread; no shard waits for it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    IntoConnectionInfo as _, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
+    RedisError, ScriptInvocation, TlsMode, Value,
+    aio::MultiplexedConnection,
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
+};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::config;
+
+/// Between two looks whether Redis still answers.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// Wait before the second attempt to connect; doubles up to `BACK_OFF_MAX`.
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// Whether Redis can be reached. Scope: node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    Away,
+    /// Reached; `generation` rises with every new connection, so that whoever sees a new one
+    /// knows that it missed a time without Redis.
+    Up {
+        generation: u64,
+    },
+}
+
+impl LinkState {
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Up { .. })
+    }
+}
+
+/// Why a command has no answer.
+#[derive(Debug)]
+pub enum LinkError {
+    /// Redis is away; nothing was sent.
+    Away,
+    /// What Redis or the way to it said. The command may have been carried out.
+    Redis(RedisError),
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Away => f.write_str("Redis is away"),
+            Self::Redis(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+impl From<RedisError> for LinkError {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+/// The link to Redis. Cheap to clone.
+#[derive(Clone)]
+pub struct Link(Arc<Shared>);
+
+struct Shared {
+    dialer: Dialer,
+    state: watch::Sender<LinkState>,
+    /// The connection for commands while the link is up.
+    current: Mutex<Option<MultiplexedConnection>>,
+    /// Somebody saw the connection fail.
+    failed: Notify,
+    operations: AtomicU64,
+}
+
+/// Where Redis is.
+enum Dialer {
+    Direct(Client),
+    /// Asks the Sentinels for the master at every attempt. The client needs `&mut`.
+    Sentinel(tokio::sync::Mutex<SentinelClient>),
+}
+
+impl Link {
+    /// A link that begins to connect at once and goes on for as long as the runtime lives.
+    /// Call it on the control plane's runtime.
+    ///
+    /// # Errors
+    /// What in `config` no connection can be made of.
+    pub fn open(config: &config::Redis) -> Result<Self, LinkError> {
+        let link = Self(Arc::new(Shared {
+            dialer: Dialer::new(config)?,
+            state: watch::Sender::new(LinkState::Away),
+            current: Mutex::new(None),
+            failed: Notify::new(),
+            operations: AtomicU64::new(0),
+        }));
+        let (timeout, connect_timeout) = (config.timeout, config.connect_timeout);
+        tokio::spawn(keep(Arc::downgrade(&link.0), timeouts(timeout, connect_timeout)));
+        Ok(link)
+    }
+
+    /// The state, to watch.
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.0.state.subscribe()
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.0.state.borrow().is_up()
+    }
+
+    /// Commands sent since the start; pipelines count each of theirs.
+    pub fn operation_count(&self) -> u64 {
+        self.0.operations.load(Ordering::Relaxed)
+    }
+
+    /// Waits until Redis is reached, at most `limit`.
+    pub async fn wait_up(&self, limit: Duration) -> bool {
+        let mut state = self.state();
+        let is_up = state.wait_for(|state| state.is_up());
+        tokio::time::timeout(limit, is_up).await.is_ok_and(|found| found.is_ok())
+    }
+
+    /// One command.
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, LinkError> {
+        let mut connection = self.connection(1)?;
+        self.told(command.query_async(&mut connection).await)
+    }
+
+    /// Commands in order, sent together.
+    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, LinkError> {
+        let mut connection = self.connection(pipeline.len() as u64)?;
+        self.told(pipeline.query_async(&mut connection).await)
+    }
+
+    /// A script, loaded when Redis does not know it.
+    pub async fn script<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, LinkError> {
+        let mut connection = self.connection(1)?;
+        self.told(script.invoke_async(&mut connection).await)
+    }
+
+    /// A connection of the caller's own, for reads that block: it has no time limit. It ends
+    /// with an error when Redis goes away.
+    pub async fn blocking(&self) -> Result<MultiplexedConnection, LinkError> {
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        Ok(self.0.dialer.dial(&config).await?)
+    }
+
+    /// A connection that listens to `channels`.
+    pub async fn subscribe(&self, channels: &[&str]) -> Result<Subscription, LinkError> {
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let config = AsyncConnectionConfig::new().set_push_sender(sender);
+        let mut connection = self.0.dialer.dial(&config).await?;
+        connection.subscribe(channels).await?;
+        Ok(Subscription { _connection: connection, pushes })
+    }
+
+    fn connection(&self, operations: u64) -> Result<MultiplexedConnection, LinkError> {
+        self.0.operations.fetch_add(operations, Ordering::Relaxed);
+        let current = self.0.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        current.clone().ok_or(LinkError::Away)
+    }
+
+    /// Passes `result` on; tells the keeper if the connection is to blame.
+    fn told<T>(&self, result: Result<T, RedisError>) -> Result<T, LinkError> {
+        result.map_err(|error| {
+            if is_of_the_link(&error) {
+                self.0.failed.notify_one();
+            }
+            error.into()
+        })
+    }
+}
+
+/// What is published on the channels of one [`Link::subscribe`].
+pub struct Subscription {
+    _connection: MultiplexedConnection,
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+}
+
+impl Subscription {
+    /// Channel and payload of the next message; `None` when the connection is lost.
+    pub async fn next(&mut self) -> Option<(String, Vec<u8>)> {
+        loop {
+            let push = self.pushes.recv().await?;
+            match push.kind {
+                PushKind::Disconnection => return None,
+                PushKind::Message | PushKind::SMessage => {
+                    if let Some(message) = message_of(push.data) {
+                        return Some(message);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn message_of(data: Vec<Value>) -> Option<(String, Vec<u8>)> {
+    let mut data = data.into_iter();
+    match (data.next(), data.next()) {
+        (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) => {
+            Some((String::from_utf8(channel).ok()?, payload))
+        }
+        _ => None,
+    }
+}
+
+/// Whether an error says that this connection cannot be used, and not just that a command was
+/// wrong. A master that has become a replica counts: Sentinel names another one.
+fn is_of_the_link(error: &RedisError) -> bool {
+    let is_server = |code: &str| error.code() == Some(code);
+    error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_timeout()
+        || error.kind() == ErrorKind::AuthenticationFailed
+        || ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"].into_iter().any(is_server)
+}
+
+/// Connects, looks after the connection, connects again. Ends with the last [`Link`].
+async fn keep(shared: std::sync::Weak<Shared>, config: AsyncConnectionConfig) {
+    let mut generation = 0;
+    let mut back_off = BACK_OFF_MIN;
+    let mut is_told = false;
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        match shared.dialer.dial(&config).await {
+            Ok(connection) => {
+                generation += 1;
+                back_off = BACK_OFF_MIN;
+                is_told = false;
+                tracing::info!(generation, "Redis is reached");
+                shared.set(Some(connection.clone()), LinkState::Up { generation });
+                watch_over(&shared, connection).await;
+                shared.set(None, LinkState::Away);
+                tracing::warn!("Redis is away");
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "Redis cannot be reached");
+                }
+                drop(shared);
+                tokio::time::sleep(back_off).await;
+                back_off = (back_off * 2).min(BACK_OFF_MAX);
+            }
+        }
+    }
+}
+
+/// Returns when the connection is of no more use.
+async fn watch_over(shared: &Shared, mut connection: MultiplexedConnection) {
+    loop {
+        tokio::select! {
+            () = shared.failed.notified() => return,
+            () = tokio::time::sleep(PING_INTERVAL) => {}
+        }
+        // A replica answers PING as well; ROLE tells when the master has become one.
+        let role: Result<Vec<Value>, _> = redis::cmd("ROLE").query_async(&mut connection).await;
+        match role {
+            Ok(role) if role.first() == Some(&Value::BulkString(b"master".to_vec())) => {}
+            Ok(_) => return,
+            Err(error) if is_of_the_link(&error) => return,
+            // An access list may forbid ROLE; PING says as much as we need then.
+            Err(_) => {
+                let pong: Result<Value, _> = redis::cmd("PING").query_async(&mut connection).await;
+                if pong.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn set(&self, connection: Option<MultiplexedConnection>, state: LinkState) {
+        let current = self.current.lock();
+        *current.unwrap_or_else(std::sync::PoisonError::into_inner) = connection;
+        self.state.send_replace(state);
+    }
+}
+
+impl Dialer {
+    fn new(config: &config::Redis) -> Result<Self, RedisError> {
+        if config.sentinel.nodes.is_empty() {
+            return Ok(Self::Direct(Client::open(address(config)?)?));
+        }
+        let sentinels = config.sentinel.nodes.iter().map(|node| {
+            let (host, port) = node.rsplit_once(':').unwrap_or((node, "26379"));
+            ConnectionAddr::Tcp(host.to_owned(), port.parse().unwrap_or(26379))
+        });
+        let mut builder = SentinelClientBuilder::new(
+            sentinels,
+            config.sentinel.master.clone(),
+            SentinelServerType::Master,
+        )?
+        .set_client_to_redis_db(i64::from(config.database))
+        .set_client_to_redis_protocol(ProtocolVersion::RESP3);
+        if config.ssl {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+        }
+        if !config.username.is_empty() {
+            builder = builder.set_client_to_redis_username(&config.username);
+        }
+        if !config.password.is_empty() {
+            builder = builder.set_client_to_redis_password(config.password.reveal());
+        }
+        if !config.sentinel.username.is_empty() {
+            builder = builder.set_client_to_sentinel_username(&config.sentinel.username);
+        }
+        if !config.sentinel.password.is_empty() {
+            builder = builder.set_client_to_sentinel_password(config.sentinel.password.reveal());
+        }
+        Ok(Self::Sentinel(tokio::sync::Mutex::new(builder.build()?)))
+    }
+
+    async fn dial(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        match self {
+            Self::Direct(client) => {
+                client.get_multiplexed_async_connection_with_config(config).await
+            }
+            Self::Sentinel(client) => {
+                client.lock().await.get_async_connection_with_config(config).await
+            }
+        }
+    }
+}
+
+/// `0s` in the configuration is no limit.
+fn timeouts(response: Duration, connection: Duration) -> AsyncConnectionConfig {
+    let limit = |time: Duration| (!time.is_zero()).then_some(time);
+    AsyncConnectionConfig::new()
+        .set_response_timeout(limit(response))
+        .set_connection_timeout(limit(connection))
+}
+
+fn address(config: &config::Redis) -> Result<ConnectionInfo, RedisError> {
+    let (host, port) = (config.host.clone(), config.port);
+    let address = match config.ssl {
+        false => ConnectionAddr::Tcp(host, port),
+        true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+    };
+    let mut settings = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_db(i64::from(config.database));
+    if !config.username.is_empty() {
+        settings = settings.set_username(&config.username);
+    }
+    if !config.password.is_empty() {
+        settings = settings.set_password(config.password.reveal());
+    }
+    Ok(address.into_connection_info()?.set_redis_settings(settings))
+}

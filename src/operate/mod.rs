@@ -1,0 +1,254 @@
+//! The operator's sub-commands: they ask a running node through its admin API, or speak MQTT
+//! with it, and print what they learn.
+
+mod api;
+mod mqtt;
+mod table;
+mod top;
+
+use std::io::{self, Write as _};
+
+use serde_json::Value;
+
+use crate::config::Config;
+use api::Api;
+use table::{Table, bytes, seconds, text};
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Status,
+    Clients {
+        search: Option<String>,
+        /// Sessions whose client is away as well.
+        all: bool,
+    },
+    Client {
+        client: String,
+    },
+    Kick {
+        client: String,
+    },
+    Top {
+        /// Readings to show; `None`: until it is stopped.
+        rounds: Option<u64>,
+    },
+    /// Where messages of a client or a topic went.
+    Why {
+        about: String,
+    },
+    Publish {
+        /// `host:port`; `None`: that of the configuration.
+        at: Option<String>,
+        topic: String,
+        payload: String,
+        qos: u8,
+        retain: bool,
+    },
+    Subscribe {
+        at: Option<String>,
+        filter: String,
+        qos: u8,
+        /// Messages after which it ends.
+        count: Option<u64>,
+    },
+}
+
+/// Carries `operation` out and prints its result.
+///
+/// # Errors
+/// If the node is not there, or refuses; the text says what it said.
+pub fn run(operation: &Operation, config: &Config) -> io::Result<()> {
+    let at = |at: &Option<String>| at.clone().unwrap_or_else(|| mqtt::address(config));
+    let told = match operation {
+        Operation::Publish { at: to, topic, payload, qos, retain } => {
+            return mqtt::publish(&at(to), topic, payload.as_bytes(), *qos, *retain);
+        }
+        Operation::Subscribe { at: from, filter, qos, count } => {
+            return mqtt::subscribe(&at(from), filter, *qos, *count);
+        }
+        Operation::Top { rounds } => return top::run(&Api::new(config)?, *rounds),
+        Operation::Status => status(&Api::new(config)?.get("status")?),
+        Operation::Clients { search, all } => clients(&Api::new(config)?, search.as_deref(), *all)?,
+        Operation::Client { client } => {
+            detail(&Api::new(config)?.get(&format!("clients/{}", api::encoded(client)))?)
+        }
+        Operation::Kick { client } => {
+            Api::new(config)?.delete(&format!("clients/{}", api::encoded(client)))?;
+            format!("{client} is disconnected\n")
+        }
+        Operation::Why { about } => why(about, &Api::new(config)?)?,
+    };
+    print(&told)
+}
+
+/// Writes to standard output. That its reader has seen enough is no error.
+fn print(told: &str) -> io::Result<()> {
+    match io::stdout().write_all(told.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+fn status(status: &Value) -> String {
+    let mut told = format!(
+        "{} {}, up {}, memory {}\n\n",
+        text(&status["node"]),
+        text(&status["version"]),
+        seconds(&status["uptime_s"]),
+        bytes(&status["memory_bytes"]),
+    );
+    let columns = [
+        ("shard", "shard"),
+        ("clients", "connections"),
+        ("sessions", "sessions"),
+        ("subscriptions", "subscriptions"),
+        ("retained", "retained"),
+        ("queued", "queued"),
+        ("in flight", "inflight"),
+        ("received", "messages_received"),
+        ("sent", "messages_sent"),
+    ];
+    let mut table = Table::new(columns.map(|(title, _)| title));
+    for shard in list(&status["shards"]) {
+        table.row(columns.map(|(_, key)| text(&shard[key])));
+    }
+    told.push_str(&table.finish());
+    let dropped = dropped(status);
+    if !dropped.is_empty() {
+        told.push_str(&format!("\ndropped: {}\n", dropped.join(", ")));
+    }
+    told
+}
+
+/// `count reason` of every reason that happened, over all shards.
+fn dropped(status: &Value) -> Vec<String> {
+    let mut totals: Vec<(String, u64)> = Vec::new();
+    for shard in list(&status["shards"]) {
+        for (reason, count) in shard["messages_dropped"].as_object().into_iter().flatten() {
+            let count = count.as_u64().unwrap_or(0);
+            match totals.iter_mut().find(|(known, _)| known == reason) {
+                Some((_, total)) => *total += count,
+                None => totals.push((reason.clone(), count)),
+            }
+        }
+    }
+    let happened = totals.into_iter().filter(|(_, total)| *total > 0);
+    happened.map(|(reason, total)| format!("{total} {reason}")).collect()
+}
+
+fn clients(api: &Api, search: Option<&str>, all: bool) -> io::Result<String> {
+    let name = if all { "sessions" } else { "clients" };
+    let titles =
+        ["client", "address", "version", "user", "subscriptions", "queued", "in flight", "shard"];
+    let mut table = Table::new(titles);
+    let mut cursor = String::new();
+    loop {
+        let search = api::encoded(search.unwrap_or_default());
+        let cursor_text = api::encoded(&cursor);
+        let page = api.get(&format!("{name}?limit=1000&search={search}&cursor={cursor_text}"))?;
+        for client in list(&page[name]) {
+            let connection = &client["connection"];
+            table.row([
+                text(&client["client"]),
+                if connection.is_null() { "away".into() } else { text(&connection["address"]) },
+                text(&connection["version"]),
+                text(&connection["user"]),
+                text(&client["subscription_count"]),
+                text(&client["queue_count"]),
+                text(&client["inflight_count"]),
+                text(&client["shard"]),
+            ]);
+        }
+        match page["next"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => return Ok(table.finish()),
+        }
+    }
+}
+
+fn detail(client: &Value) -> String {
+    let connection = &client["connection"];
+    let mut told = format!("client         {}\n", text(&client["client"]));
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            told.push_str(&format!("{name:<14} {value}\n"));
+        }
+    };
+    if connection.is_null() {
+        line("connection", "away".into());
+    } else {
+        line("address", text(&connection["address"]));
+        line("listener", text(&connection["listener"]));
+        line("version", text(&connection["version"]));
+        line("user", text(&connection["user"]));
+        line("keep alive", format!("{} s", text(&connection["keep_alive_s"])));
+        line("silent for", seconds(&connection["silent_s"]));
+        line("unsent", bytes(&connection["out_bytes"]));
+    }
+    line("shard", text(&client["shard"]));
+    let queued = (text(&client["queue_count"]), bytes(&client["queue_bytes"]));
+    line("queued", format!("{} ({})", queued.0, queued.1));
+    line("in flight", text(&client["inflight_count"]));
+    line("will", text(&client["will_topic"]));
+    for subscription in list(&client["subscriptions"]) {
+        let filter = text(&subscription["filter"]);
+        line("subscription", format!("{filter} (QoS {})", text(&subscription["qos"])));
+    }
+    told + &incidents(list(&client["incidents"]))
+}
+
+fn why(about: &str, api: &Api) -> io::Result<String> {
+    let found = api.get(&format!("incidents?limit=50&about={}", api::encoded(about)))?;
+    match list(&found["incidents"]) {
+        [] => Ok(format!("nothing was dropped or refused lately for {about}\n")),
+        found => Ok(incidents(found)),
+    }
+}
+
+fn incidents(incidents: &[Value]) -> String {
+    if incidents.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["ago", "what", "reason", "client", "topic", "times"]);
+    for incident in incidents {
+        table.row([
+            seconds(&incident["age_s"]),
+            text(&incident["kind"]).replace('_', " "),
+            text(&incident["reason"]),
+            text(&incident["client"]),
+            text(&incident["topic"]),
+            text(&incident["count"]),
+        ]);
+    }
+    table.finish()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn status_sums_what_was_dropped_over_the_shards() {
+        let shard = json!({ "shard": 0, "messages_dropped": { "expired": 2, "offline": 0 } });
+        let told = status(&json!({ "node": "N1", "shards": [shard.clone(), shard] }));
+        assert!(told.ends_with("\ndropped: 4 expired\n"), "{told}");
+    }
+
+    #[test]
+    fn incidents_are_lines_with_time_reason_and_count() {
+        let incident = json!({
+            "age_s": 61.5, "kind": "dropped", "reason": "queue_full",
+            "client": "c1", "topic": "a/b", "count": 3,
+        });
+        let told = incidents(&[incident]);
+        let words: Vec<&str> = told.lines().nth(1).expect("a line").split_whitespace().collect();
+        assert_eq!(words, ["1m", "1s", "dropped", "queue_full", "c1", "a/b", "3"]);
+    }
+}

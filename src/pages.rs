@@ -1,0 +1,191 @@
+//! Puts the HTTP server's parts together from the configuration and the running node.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, ToSocketAddrs as _},
+};
+
+use tokio::net::TcpListener;
+
+use crate::{
+    bridge::{counters::Counters, link::Link, members::Members},
+    config::{self, Config, Effective, Http, Loaded, Sources},
+    http::{Access, App, ListenerInfo, NodeInfo, Nodes, Readiness, Reloaded},
+    hub::Hub,
+    log::LogFilter,
+    stats::{Metrics, exposition::Format, metrics::Source},
+};
+
+/// Opens the HTTP listener; `None` if `http.enable` is false, or if nobody chose the port and
+/// it is taken: a second broker on one machine serves its clients all the same.
+///
+/// # Errors
+/// The system's, with the address.
+pub async fn bind(loaded: &Loaded) -> io::Result<Option<TcpListener>> {
+    let http = &loaded.config.http;
+    if !http.enable {
+        return Ok(None);
+    }
+    let effective = loaded.effective();
+    let is_chosen = effective.iter().any(|line| line.key == "http.port" && line.place.is_some());
+    match listen(http).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !is_chosen => {
+            tracing::warn!("{error}; no metrics, health and admin API (set http.port)");
+            Ok(None)
+        }
+        listener => listener.map(Some),
+    }
+}
+
+async fn listen(http: &Http) -> io::Result<TcpListener> {
+    let (host, port) = (http.host.as_str(), http.port);
+    let explain = |error: io::Error| {
+        io::Error::new(error.kind(), format!("http.host {host}, http.port {port}: {error}"))
+    };
+    let addresses = (host, port).to_socket_addrs().map_err(explain)?;
+    let mut addresses: Vec<SocketAddr> = addresses.collect();
+    addresses.sort_by_key(|address| address.is_ipv6());
+    let first = addresses.first().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable));
+    TcpListener::bind(*first.map_err(explain)?).await.map_err(explain)
+}
+
+/// The admin API's token: `http.token`, else the first line of `http.token_file`, else empty.
+///
+/// # Errors
+/// If the file cannot be read, or its first line is empty.
+pub fn token(http: &Http) -> io::Result<String> {
+    if !http.token.is_empty() || http.token_file.is_empty() {
+        return Ok(http.token.reveal().to_owned());
+    }
+    let path = &http.token_file;
+    let text = fs::read_to_string(path).map_err(|error| {
+        io::Error::new(error.kind(), format!("http.token_file {path}: {error}"))
+    })?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.is_empty() {
+        let what = format!("http.token_file {path}: its first line is empty");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(token.to_owned())
+}
+
+/// What the pages show of a node's group.
+pub struct Group {
+    pub link: Link,
+    pub members: Members,
+    pub counters: Counters,
+}
+
+impl Group {
+    /// The link to Redis and what the bridge counted, for `/metrics`.
+    fn metrics(&self) -> Source {
+        let (link, counters) = (self.link.clone(), self.counters.clone());
+        Box::new(move |out| {
+            out.gauge("octopus_redis_up", "Whether the link to Redis is up.");
+            out.sample(&[], f64::from(u8::from(link.is_up())));
+            for (name, count) in counters.all() {
+                let family = name.trim_end_matches("_total");
+                out.counter(&format!("octopus_{family}"), "See the bridge in src/bridge.");
+                out.sample(&[], count as f64);
+            }
+        })
+    }
+
+    fn nodes(&self) -> Nodes {
+        let view = self.members.view();
+        Box::new(move || {
+            let nodes = view.borrow().nodes.clone();
+            nodes.into_iter().map(|(id, node)| NodeInfo { id, is_live: node.is_live }).collect()
+        })
+    }
+}
+
+/// What the pages need. `addresses`: those listened on, by listener; `group`: of a node that is
+/// not alone.
+///
+/// # Errors
+/// If the token cannot be read.
+pub fn app(
+    config: &Config,
+    hub: Hub,
+    addresses: &[SocketAddr],
+    log_filter: LogFilter,
+    reload: Reload,
+    group: Option<Group>,
+) -> io::Result<App> {
+    let access = Access::new(&token(&config.http)?);
+    if !access.has_token() {
+        tracing::info!("the admin API has no token (http.token): only this machine may use it");
+    }
+    let listeners: Vec<ListenerInfo> = config
+        .all_listeners()
+        .into_iter()
+        .zip(addresses)
+        .map(|(listener, address)| ListenerInfo {
+            name: listener.name,
+            kind: format!("{:?}", listener.kind).to_lowercase(),
+            address: address.to_string(),
+        })
+        .collect();
+    let metrics = Metrics {
+        node: config.broker.id.clone(),
+        listeners: listeners.iter().map(|listener| listener.name.clone()).collect(),
+        sources: group.iter().map(Group::metrics).collect(),
+    };
+    let mut readiness = Readiness::default();
+    if let Some(link) = group.as_ref().map(|group| group.link.clone()) {
+        readiness.require("redis", move || link.is_up());
+    }
+    Ok(App {
+        hub,
+        node: config.broker.id.clone(),
+        group: config.broker.group.clone(),
+        listeners,
+        access,
+        readiness,
+        metrics: Box::new(move |shards, accept| {
+            let format = Format::accepted(accept);
+            (format.content_type(), metrics.text(shards, format))
+        }),
+        log_level: Box::new(move |new| {
+            new.map_or(Ok(()), |text| log_filter.set(text))?;
+            Ok(log_filter.get())
+        }),
+        reload: Box::new(move || reload.run()),
+        nodes: group.as_ref().map(Group::nodes),
+        started: std::time::Instant::now(),
+    })
+}
+
+/// Reads the configuration again as at the start, and applies what can be: the log's level.
+pub struct Reload {
+    sources: Sources,
+    at_start: Vec<Effective>,
+    log_filter: LogFilter,
+}
+
+impl Reload {
+    pub fn new(sources: Sources, loaded: &Loaded, log_filter: LogFilter) -> Self {
+        Self { sources, at_start: loaded.effective(), log_filter }
+    }
+
+    /// # Errors
+    /// What is wrong with the configuration, a line each; nothing is applied then.
+    fn run(&self) -> Result<Reloaded, String> {
+        let lines = |errors: Vec<config::ConfigError>| {
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        let loaded = config::load(self.sources.clone()).map_err(lines)?;
+        let mut done = Reloaded::default();
+        if self.log_filter.get() != loaded.config.log.level {
+            self.log_filter.set(&loaded.config.log.level)?;
+            done.applied.push("log.level".to_owned());
+        }
+        let was = |key: &str| self.at_start.iter().find(|line| line.key == key).map(|l| &l.value);
+        let changed =
+            loaded.effective().into_iter().filter(|line| was(&line.key) != Some(&line.value));
+        done.needs_restart =
+            changed.map(|line| line.key).filter(|key| key != "log.level").collect();
+        Ok(done)
+    }
+}

@@ -1,0 +1,514 @@
+//! Who has which session of the group, and what of the sessions outlives this node.
+//!
+//! Shards ask here before they let a client in, and tell what changes; all of it goes to Redis
+//! in the order it came, many operations in one step. Of each operation Redis checks that the
+//! session is still this node's, so a node that was cut off and comes back changes nothing that
+//! is another's by now.
+//!
+//! What a crash of the node may lose, with `broker.storage` on `redis`:
+//! - of QoS 1 and 2, nothing that was acknowledged: PUBACK, PUBREC, PUBREL, PUBCOMP and the
+//!   first PUBLISH of QoS 2 wait until what they say is in Redis;
+//! - of sessions, subscriptions and wills, the last batch: its SUBACK or CONNACK may be out.
+//!
+//! With `local`, a session still moves to wherever its client connects, and is lost with its
+//! node.
+//!
+//! Order of events that keeps two nodes apart: a node that wants a live node's session leaves
+//! its wish in Redis and waits; the owner hands over, or does not look. Whoever has not looked
+//! for [`Settings::fence_after`] has let go of its clients by itself, and after
+//! [`Settings::takeover_timeout`], which is longer, the session is taken without it.
+//!
+//! Scope: node. `codec` is the form of values, `scripts` and `redis` how they are kept.
+
+mod codec;
+mod redis;
+mod scripts;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use octopus_engine::{
+    Adopted, Claim, Claimed, Envelope, RecordOp, ShardId, Surrendered, home_shard,
+};
+use octopus_mqtt::ReasonCode;
+use octopus_runtime::HubSender;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+use self::redis::{Batch, Orphan, Redis, Wish};
+use crate::{
+    config::{Config, WhenAway},
+    link::Link,
+};
+
+/// Operations in one step of Redis; others wait for it.
+const BATCH_COUNT_MAX: usize = 512;
+/// Sessions of a node that is gone, adopted in one step.
+const ADOPT_COUNT: usize = 32;
+/// Between two looks whether a node is gone.
+const ADOPT_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two tries while a claim waits or Redis is away.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a session may change hands while one client waits for it.
+const RIVALS_MAX: usize = 3;
+
+/// How this node shares sessions with its group.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub group: String,
+    /// `<node>:<incarnation>`, as the node's lease has it.
+    pub owner: String,
+    /// How long a live node may take to hand a session over.
+    pub takeover_timeout: Duration,
+    /// While Redis is away, sessions go on as if this node were alone. Else persistent ones
+    /// are refused.
+    pub degrades: bool,
+    pub shards: u16,
+    /// Decides which shard is a client's home.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// - `incarnation`: as the node's lease has it.
+    /// - `seed`: as the shards have it.
+    pub fn new(config: &Config, incarnation: u64, shards: u16, seed: u64) -> Self {
+        Self {
+            group: config.broker.group.clone(),
+            owner: format!("{}:{incarnation:016x}", config.broker.id),
+            takeover_timeout: config.cluster.takeover_timeout,
+            degrades: config.cluster.when_redis_is_away == WhenAway::Degrade,
+            shards,
+            seed,
+        }
+    }
+
+    /// How long after its last look a node's sessions are still its own.
+    pub fn fence_after(&self) -> Duration {
+        self.takeover_timeout * 3 / 4
+    }
+
+    /// How long after it was asked a live node loses a session: leaves time to say so.
+    fn force_after(&self) -> Duration {
+        self.takeover_timeout * 19 / 20
+    }
+}
+
+/// The store as the hub sees it. Cheap to clone; it ends with its last clone.
+#[derive(Clone)]
+pub struct Store {
+    inbox: mpsc::UnboundedSender<(ShardId, Asked)>,
+}
+
+/// What shards send here.
+enum Asked {
+    Claim(Box<Claim>),
+    Record(Box<RecordOp>),
+    Surrendered(Box<Surrendered>),
+}
+
+/// What all tasks of the store share.
+struct Shared {
+    settings: Settings,
+    link: Link,
+    redis: Redis,
+    shards: HubSender,
+    /// Claims that wait for another node, by client.
+    waiting: Mutex<HashMap<Box<str>, Arc<Notify>>>,
+    /// Another node wants something.
+    called: Notify,
+    /// Clients whose claim was not answered yet, and how many claims.
+    claiming: Mutex<HashMap<Box<str>, usize>>,
+    /// Sessions to which something was passed on.
+    passes: mpsc::UnboundedSender<Box<str>>,
+}
+
+/// Starts the store; wait for the task after the last [`Store`] is gone, so that what was told
+/// last is written.
+pub fn start(settings: Settings, link: Link, shards: HubSender) -> (Store, JoinHandle<()>) {
+    let redis = Redis::new(link.clone(), &settings.group, &settings.owner, shards.clone());
+    let (passes, passes_out) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        settings,
+        link,
+        redis,
+        shards,
+        waiting: Mutex::default(),
+        called: Notify::new(),
+        claiming: Mutex::default(),
+        passes,
+    });
+    let (sender, inbox) = mpsc::unbounded_channel();
+    let helpers = [
+        tokio::spawn(tend(Arc::clone(&shared))),
+        tokio::spawn(listen(Arc::clone(&shared))),
+        tokio::spawn(adopt(Arc::clone(&shared))),
+        tokio::spawn(pass(Arc::clone(&shared), passes_out)),
+    ];
+    let writer = Writer { shared, inbox, backlog: VecDeque::new(), counts: HashMap::new() };
+    let task = tokio::spawn(async move {
+        writer.run().await;
+        helpers.iter().for_each(JoinHandle::abort);
+    });
+    (Store { inbox: sender }, task)
+}
+
+impl Store {
+    /// Takes what a shard sent, if it is for the store; gives it back if not.
+    pub fn take(&self, shard: ShardId, envelope: Envelope) -> Option<Envelope> {
+        let asked = match envelope {
+            Envelope::Claim(claim) => Asked::Claim(claim),
+            Envelope::Record(op) => Asked::Record(op),
+            Envelope::Surrendered(surrendered) => Asked::Surrendered(surrendered),
+            other => return Some(other),
+        };
+        // The store has ended only if the node does.
+        let _ = self.inbox.send((shard, asked));
+        None
+    }
+}
+
+impl Shared {
+    fn home(&self, client_id: &str) -> ShardId {
+        home_shard(client_id, self.settings.shards, self.settings.seed)
+    }
+
+    fn send_home(&self, client_id: &str, envelope: Envelope) {
+        self.shards.send(self.home(client_id), vec![envelope]);
+    }
+
+    fn answer(&self, shard: ShardId, claim: &Claim, found: redis::Claimed) {
+        let (epoch, record) = match found {
+            redis::Claimed::Mine { epoch } => (epoch, None),
+            redis::Claimed::Taken { epoch, record } => (epoch, record),
+            redis::Claimed::Held(_) => return,
+        };
+        let is_passed = record.as_ref().is_some_and(|record| record.is_passed);
+        let (connection, client_id) = (claim.connection, claim.client_id.clone());
+        let claimed = Claimed { connection, client_id, epoch, record };
+        self.shards.send(shard, vec![Envelope::Claimed(Box::new(claimed))]);
+        self.end_claim(&claim.client_id);
+        if is_passed {
+            // The task that takes it ends with the store.
+            let _ = self.passes.send(claim.client_id.clone());
+        }
+    }
+
+    fn begin_claim(&self, client_id: &str) {
+        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        *claiming.entry(client_id.into()).or_default() += 1;
+    }
+
+    fn end_claim(&self, client_id: &str) {
+        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = claiming.get_mut(client_id) else { return };
+        *count -= 1;
+        if *count == 0 {
+            claiming.remove(client_id);
+        }
+    }
+
+    fn is_claiming(&self, client_id: &str) -> bool {
+        let claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        claiming.contains_key(client_id)
+    }
+
+    fn refuse(&self, shard: ShardId, claim: &Claim, reason: ReasonCode) {
+        let connection = claim.connection;
+        self.shards.send(shard, vec![Envelope::ClaimRefused { connection, reason }]);
+        self.end_claim(&claim.client_id);
+    }
+
+    /// Answers a claim while Redis is away.
+    fn answer_alone(&self, shard: ShardId, claim: &Claim) {
+        if claim.is_persistent && !self.settings.degrades {
+            return self.refuse(shard, claim, ReasonCode::ServerUnavailable);
+        }
+        self.answer(shard, claim, redis::Claimed::Mine { epoch: 0 });
+    }
+
+    fn freed(&self, client_id: &str) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notify) = waiting.get(client_id) {
+            notify.notify_waiters();
+        }
+    }
+
+    fn wait_for(&self, client_id: &str) -> Arc<Notify> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(waiting.entry(client_id.into()).or_default())
+    }
+
+    fn stop_waiting(&self, client_id: &str) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's own, and the caller's.
+        if waiting.get(client_id).is_some_and(|notify| Arc::strong_count(notify) <= 2) {
+            waiting.remove(client_id);
+        }
+    }
+}
+
+/// Carries out what shards ask, in order.
+struct Writer {
+    shared: Arc<Shared>,
+    inbox: mpsc::UnboundedReceiver<(ShardId, Asked)>,
+    backlog: VecDeque<(ShardId, Asked)>,
+    /// Operations of each shard that are done.
+    counts: HashMap<ShardId, u64>,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        const LAST_WRITES: Duration = Duration::from_secs(2);
+        let mut is_open = true;
+        let mut ends_by = None;
+        while is_open || !self.backlog.is_empty() {
+            let mut taken = Vec::new();
+            if self.backlog.is_empty() {
+                is_open = self.inbox.recv_many(&mut taken, BATCH_COUNT_MAX).await > 0;
+            } else {
+                while let Ok(asked) = self.inbox.try_recv() {
+                    taken.push(asked);
+                }
+                is_open = !self.inbox.is_closed();
+            }
+            for (_, asked) in &taken {
+                if let Asked::Claim(claim) = asked {
+                    self.shared.begin_claim(&claim.client_id);
+                }
+            }
+            self.backlog.extend(taken);
+            if !is_open
+                && *ends_by.get_or_insert_with(|| Instant::now() + LAST_WRITES) < Instant::now()
+            {
+                tracing::warn!(operations = self.backlog.len(), "not written to Redis at the end");
+                return;
+            }
+            if !self.shared.link.is_up() || !self.write().await {
+                self.answer_claims_alone();
+                if !self.backlog.is_empty() {
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Carries the oldest of the backlog out; `false` if Redis did not answer.
+    async fn write(&mut self) -> bool {
+        let clock = self.shared.redis.clock();
+        let count = self.backlog.len().min(BATCH_COUNT_MAX);
+        let mut batch = Batch::default();
+        for (_, asked) in self.backlog.iter().take(count) {
+            match asked {
+                Asked::Claim(claim) => batch.claim(&claim.client_id, "", claim.is_here, ""),
+                Asked::Record(op) => batch.op(op, clock),
+                Asked::Surrendered(surrendered) => {
+                    let Surrendered { client_id, epoch, record } = &**surrendered;
+                    batch.surrender(client_id, *epoch, record.as_deref(), clock);
+                }
+            }
+        }
+        if batch.is_empty() {
+            return true;
+        }
+        let outcome = match self.shared.redis.run(&batch).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::debug!(%error, count, "sessions not written yet");
+                return false;
+            }
+        };
+        let mut claims: HashMap<usize, redis::Claimed> = outcome.claims.into_iter().collect();
+        let mut told: HashMap<ShardId, Vec<u64>> = HashMap::new();
+        for (number, (shard, asked)) in self.backlog.drain(..count).enumerate() {
+            match asked {
+                Asked::Claim(claim) => match claims.remove(&number) {
+                    Some(redis::Claimed::Held(owner)) => {
+                        tokio::spawn(take_over(Arc::clone(&self.shared), shard, claim, owner));
+                    }
+                    Some(found) => self.shared.answer(shard, &claim, found),
+                    None => self.shared.refuse(shard, &claim, ReasonCode::UnspecifiedError),
+                },
+                Asked::Record(op) => {
+                    let count = self.counts.entry(shard).or_default();
+                    *count += 1;
+                    let refused = told.entry(shard).or_default();
+                    if outcome.refused.contains(&number) {
+                        refused.push(*count);
+                        let RecordOp { client_id, epoch, .. } = *op;
+                        self.shared.shards.send(shard, vec![Envelope::Disown { client_id, epoch }]);
+                    }
+                }
+                Asked::Surrendered(_) => {}
+            }
+        }
+        for (shard, refused) in told {
+            let count = self.counts.get(&shard).copied().unwrap_or(0);
+            self.shared.shards.send(shard, vec![Envelope::Recorded { count, refused }]);
+        }
+        true
+    }
+
+    fn answer_claims_alone(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        self.backlog.retain(|(shard, asked)| match asked {
+            Asked::Claim(claim) => {
+                shared.answer_alone(*shard, claim);
+                false
+            }
+            _ => true,
+        });
+    }
+}
+
+/// Waits until a live node has handed a session over, or has had its time.
+async fn take_over(shared: Arc<Shared>, shard: ShardId, claim: Box<Claim>, owner: String) {
+    let freed = shared.wait_for(&claim.client_id);
+    match try_take_over(&shared, &claim, owner, &freed).await {
+        Ok(found) => shared.answer(shard, &claim, found),
+        Err(reason) => shared.refuse(shard, &claim, reason),
+    }
+    shared.stop_waiting(&claim.client_id);
+}
+
+async fn try_take_over(
+    shared: &Shared,
+    claim: &Claim,
+    mut owner: String,
+    freed: &Notify,
+) -> Result<redis::Claimed, ReasonCode> {
+    let timeout = shared.settings.force_after();
+    let mut asked = Instant::now();
+    let mut rivals = 0;
+    loop {
+        let left = timeout.saturating_sub(asked.elapsed());
+        // A call that was missed is no loss: it is looked for again.
+        let _ = tokio::time::timeout(left.min(RETRY_INTERVAL), freed.notified()).await;
+        let forced = if asked.elapsed() >= timeout { &*owner } else { "" };
+        let mut batch = Batch::default();
+        batch.claim(&claim.client_id, forced, false, &owner);
+        let outcome = shared.redis.run(&batch).await;
+        let mut outcome = outcome.map_err(|_| ReasonCode::ServerUnavailable)?;
+        match outcome.claims.pop() {
+            Some((_, redis::Claimed::Held(other))) if other == owner => {}
+            Some((_, redis::Claimed::Held(other))) => {
+                rivals += 1;
+                if rivals > RIVALS_MAX {
+                    return Err(ReasonCode::ServerBusy);
+                }
+                (owner, asked) = (other, Instant::now());
+            }
+            Some((_, found)) => return Ok(found),
+            None => return Err(ReasonCode::UnspecifiedError),
+        }
+    }
+}
+
+/// Looks what other nodes want of this one, and with each look keeps its sessions its own for
+/// a while longer. The shards hear of the wishes first.
+async fn tend(shared: Arc<Shared>) {
+    let fence_after = shared.settings.fence_after();
+    loop {
+        let until = shared.shards.now().after(fence_after);
+        match shared.redis.tend().await {
+            Ok((is_live, wishes)) => {
+                for wish in wishes {
+                    grant(&shared, wish);
+                }
+                if is_live {
+                    shared.shards.broadcast(&[Envelope::Lease { until }]);
+                }
+            }
+            Err(_) if shared.settings.degrades => {
+                shared.shards.broadcast(&[Envelope::Lease { until }]);
+            }
+            Err(_) => {}
+        }
+        // Whether it was called or not, it looks.
+        let _ = tokio::time::timeout(fence_after / 5, shared.called.notified()).await;
+    }
+}
+
+fn grant(shared: &Shared, wish: Wish) {
+    let (client_id, envelope) = match wish {
+        Wish::HandOver { client_id, epoch } => {
+            let envelope = Envelope::Evict { client_id: client_id.as_str().into(), epoch };
+            (client_id, envelope)
+        }
+        Wish::Lost { client_id, epoch } => {
+            let envelope = Envelope::Disown { client_id: client_id.as_str().into(), epoch };
+            (client_id, envelope)
+        }
+    };
+    shared.send_home(&client_id, envelope);
+}
+
+/// Hears when other nodes call.
+async fn listen(shared: Arc<Shared>) {
+    let channel = shared.redis.channel();
+    loop {
+        if let Ok(mut subscription) = shared.link.subscribe(&[&channel]).await {
+            shared.called.notify_one();
+            while let Some((_, call)) = subscription.next().await {
+                match String::from_utf8_lossy(&call).split_once(' ') {
+                    Some(("freed", client_id)) => shared.freed(client_id),
+                    Some(("pass", client_id)) => drop(shared.passes.send(client_id.into())),
+                    _ => shared.called.notify_one(),
+                }
+            }
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// Hands sessions what their old nodes passed on, in order. What is passed on while a claim is
+/// under way is looked for when that is answered.
+async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Box<str>>) {
+    while let Some(client_id) = passes.recv().await {
+        if shared.is_claiming(&client_id) {
+            continue;
+        }
+        match shared.redis.passed(&client_id).await {
+            Ok(items) if items.is_empty() => {}
+            Ok(items) => {
+                let envelope = Envelope::Pass { client_id: client_id.clone(), items };
+                shared.send_home(&client_id, envelope);
+            }
+            Err(error) => tracing::warn!(%client_id, %error, "what was passed on waits in Redis"),
+        }
+    }
+}
+
+/// Takes over what nodes that are gone have left, a few sessions at a time so that every node
+/// of the group gets its share.
+async fn adopt(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(ADOPT_INTERVAL).await;
+        for owner in shared.redis.gone().await.unwrap_or_default() {
+            let mut count = 0;
+            while let Ok(orphans) = shared.redis.adopt(&owner, ADOPT_COUNT).await
+                && !orphans.is_empty()
+            {
+                count += orphans.len();
+                for orphan in orphans {
+                    keep(&shared, orphan);
+                }
+                tokio::task::yield_now().await;
+            }
+            if count > 0 {
+                tracing::info!(owner, count, "sessions adopted");
+            }
+        }
+    }
+}
+
+fn keep(shared: &Shared, orphan: Orphan) {
+    let Orphan { client_id, epoch, record } = orphan;
+    let record = record.unwrap_or_default();
+    let adopted = Adopted { client_id: client_id.as_str().into(), epoch, record };
+    shared.send_home(&client_id, Envelope::Adopt(Box::new(adopted)));
+}

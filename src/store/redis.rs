@@ -1,0 +1,405 @@
+//! The store in Redis: batches of operations, claims, adoption. What each key holds is in
+//! `scripts`; what a crash may lose is in `store`.
+
+use octopus_engine::{
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, Grant, RecordOp, SessionRecord,
+};
+use octopus_mqtt::{PacketId, QoS};
+use octopus_runtime::HubSender;
+use redis::{FromRedisValue, Script, Value};
+
+use super::{codec, codec::Clock, scripts};
+use crate::link::{Link, LinkError};
+
+/// Between surrender and claim a session belongs to nobody; after this long others take it.
+const LIMBO_MS: u64 = 5000;
+
+/// What one claim came to.
+#[derive(Debug)]
+pub(super) enum Claimed {
+    /// It was this node's before.
+    Mine { epoch: u64 },
+    /// It is now; this is what it was elsewhere, if it was.
+    Taken { epoch: u64, record: Option<Box<SessionRecord>> },
+    /// A live node has it and was asked to hand it over; the word names node and epoch.
+    Held(String),
+}
+
+/// A session taken over from a node that is gone.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pub(super) client_id: String,
+    pub(super) epoch: u64,
+    pub(super) record: Option<Box<SessionRecord>>,
+}
+
+/// What others asked of this node since it last looked.
+#[derive(Debug)]
+pub(super) enum Wish {
+    HandOver { client_id: String, epoch: u64 },
+    Lost { client_id: String, epoch: u64 },
+}
+
+/// The group's sessions in Redis, as one owner sees them. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Redis {
+    link: Link,
+    prefix: String,
+    me: String,
+    shards: HubSender,
+    batch: Script,
+    tend: Script,
+    adopt: Script,
+    gone: Script,
+    passed: Script,
+}
+
+/// Operations to be carried out in one step, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    args: Vec<Vec<u8>>,
+    count: usize,
+}
+
+/// What a batch came to, by the number of the operation.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) claims: Vec<(usize, Claimed)>,
+    pub(super) refused: Vec<usize>,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// - `forced`: take it even from this live owner, which did not answer in time.
+    /// - `is_here`: this node has it in memory, if it is its own.
+    /// - `known`: this owner was asked to hand it over already.
+    pub(super) fn claim(&mut self, client_id: &str, forced: &str, is_here: bool, known: &str) {
+        self.begin(b'C', client_id, 0);
+        self.text(forced);
+        self.text(if is_here { "1" } else { "0" });
+        self.text(known);
+    }
+
+    pub(super) fn surrender(
+        &mut self,
+        client_id: &str,
+        epoch: u64,
+        record: Option<&SessionRecord>,
+        clock: Clock,
+    ) {
+        self.begin(b'X', client_id, epoch);
+        self.args.push(record.map(|r| codec::encode_session(r, clock)).unwrap_or_default());
+    }
+
+    pub(super) fn op(&mut self, op: &RecordOp, clock: Clock) {
+        let letter = match &op.change {
+            Change::Opened { .. } => b'O',
+            Change::Away { .. } => b'A',
+            Change::WillGone => b'W',
+            Change::Ended => b'E',
+            Change::Subscribed { .. } => b'S',
+            Change::Unsubscribed { .. } => b'U',
+            Change::Queued { .. } => b'Q',
+            Change::Published { .. } => b'P',
+            Change::Released { .. } => b'R',
+            Change::Done { .. } => b'D',
+            Change::Passed { .. } => b'F',
+            Change::Incoming { .. } => b'I',
+            Change::IncomingReleased { .. } => b'J',
+        };
+        self.begin(letter, &op.client_id, op.epoch);
+        match &op.change {
+            Change::WillGone | Change::Ended => {}
+            Change::Opened { expiry_s, will } => {
+                self.text(expiry_s);
+                let will = will.as_ref().map(|will| codec::encode_will(will, clock));
+                self.args.push(will.unwrap_or_default());
+            }
+            Change::Away { expiry_s, ends_at, will_at } => {
+                self.text(expiry_s);
+                self.text(ends_at.map_or(0, |at| clock.wall_ms(at)));
+                self.text(will_at.map_or(0, |at| clock.wall_ms(at)));
+            }
+            Change::Subscribed { filter, grant } => {
+                self.text(filter);
+                self.args.push(codec::encode_grant(*grant, clock));
+            }
+            Change::Unsubscribed { filter } => self.text(filter),
+            Change::Queued { serial, item } => {
+                self.text(serial);
+                self.args.push(codec::encode_item(item, clock));
+            }
+            Change::Published { serial, packet_id } => {
+                self.text(serial);
+                self.args.push(codec::encode_state(DeliveryState::Published(*packet_id)));
+                self.text(packet_id.get());
+            }
+            Change::Released { serial, packet_id } => {
+                self.text(serial);
+                self.args.push(codec::encode_state(DeliveryState::Released(*packet_id)));
+            }
+            Change::Done { serial } => self.text(serial),
+            Change::Passed { item } => {
+                let item = item.as_ref().map(|item| codec::encode_item(item, clock));
+                self.args.push(item.unwrap_or_default());
+            }
+            Change::Incoming { packet_id } | Change::IncomingReleased { packet_id } => {
+                self.text(packet_id.get());
+            }
+        }
+    }
+
+    fn begin(&mut self, letter: u8, client_id: &str, epoch: u64) {
+        self.count += 1;
+        self.args.push(vec![letter]);
+        self.text(client_id);
+        self.text(epoch);
+    }
+
+    fn text(&mut self, text: impl ToString) {
+        self.args.push(text.to_string().into_bytes());
+    }
+}
+
+impl Redis {
+    /// - `me`: `<node>:<incarnation>`, as the node's lease has it.
+    pub(super) fn new(link: Link, group: &str, me: &str, shards: HubSender) -> Self {
+        Self {
+            link,
+            prefix: format!("{group}:"),
+            me: me.to_owned(),
+            shards,
+            batch: Script::new(&scripts::batch()),
+            tend: Script::new(&scripts::tend()),
+            adopt: Script::new(&scripts::adopt()),
+            gone: Script::new(&scripts::gone()),
+            passed: Script::new(&scripts::passed()),
+        }
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        Clock::new(self.shards.now())
+    }
+
+    /// The channel on which others call this node.
+    pub(super) fn channel(&self) -> String {
+        format!("{}V2:STORE:{}", self.prefix, self.me)
+    }
+
+    /// Carries a batch out; the operations before an error may have been carried out.
+    pub(super) async fn run(&self, batch: &Batch) -> Result<Outcome, LinkError> {
+        let mut call = self.batch.prepare_invoke();
+        call.arg(&self.prefix).arg(&self.me);
+        for arg in &batch.args {
+            call.arg(arg);
+        }
+        let rows: Vec<Vec<Value>> = self.link.script(&call).await?;
+        let mut outcome = Outcome::default();
+        for row in rows {
+            let mut row = row.into_iter();
+            let Some(number) = row.next().and_then(number) else { continue };
+            let number = number as usize;
+            let word = row.next().map(bytes).unwrap_or_default();
+            let more = row.next().map(bytes).unwrap_or_default();
+            let epoch = parse(&more);
+            match &word[..] {
+                b"mine" => outcome.claims.push((number, Claimed::Mine { epoch })),
+                b"held" => {
+                    let owner = String::from_utf8_lossy(&more).into_owned();
+                    outcome.claims.push((number, Claimed::Held(owner)));
+                }
+                b"taken" => {
+                    let record = self.record(row);
+                    outcome.claims.push((number, Claimed::Taken { epoch, record }));
+                }
+                _ => outcome.refused.push(number),
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Whether this node's lease holds, and what others asked of it since the last look.
+    pub(super) async fn tend(&self) -> Result<(bool, Vec<Wish>), LinkError> {
+        let mut call = self.tend.prepare_invoke();
+        call.arg(&self.prefix).arg(&self.me);
+        let (is_live, entries): (u8, Vec<Vec<u8>>) = self.link.script(&call).await?;
+        Ok((is_live == 1, entries.iter().filter_map(|entry| wish(entry)).collect()))
+    }
+
+    /// What was passed on to a session since it was last asked; `None` is the end of it.
+    pub(super) async fn passed(
+        &self,
+        client_id: &str,
+    ) -> Result<Vec<Option<DeliveryItem>>, LinkError> {
+        let mut call = self.passed.prepare_invoke();
+        call.arg(&self.prefix).arg(&self.me).arg(client_id);
+        let items: Vec<Vec<u8>> = self.link.script(&call).await?;
+        let clock = self.clock();
+        let read = |item: Vec<u8>| match item.is_empty() {
+            true => Some(None),
+            false => codec::decode_item(&item, clock).map(Some),
+        };
+        Ok(items.into_iter().filter_map(read).collect())
+    }
+
+    /// Owners that are gone.
+    pub(super) async fn gone(&self) -> Result<Vec<String>, LinkError> {
+        let mut call = self.gone.prepare_invoke();
+        call.arg(&self.prefix).arg(&self.me);
+        self.link.script(&call).await
+    }
+
+    /// Takes up to `count` sessions of an owner that is gone; none: nothing is left of it.
+    pub(super) async fn adopt(&self, owner: &str, count: usize) -> Result<Vec<Orphan>, LinkError> {
+        let mut call = self.adopt.prepare_invoke();
+        call.arg(&self.prefix).arg(&self.me).arg(owner).arg(count).arg(LIMBO_MS);
+        let rows: Vec<Vec<Value>> = self.link.script(&call).await?;
+        let orphan = |row: Vec<Value>| {
+            let mut row = row.into_iter();
+            let client_id = String::from_utf8(bytes(row.next()?)).ok()?;
+            let epoch = parse(&bytes(row.next()?));
+            Some(Orphan { client_id, epoch, record: self.record(row) })
+        };
+        Ok(rows.into_iter().filter_map(orphan).collect())
+    }
+
+    /// The session that three hashes say; `None` if there is none in them.
+    fn record(&self, mut hashes: impl Iterator<Item = Value>) -> Option<Box<SessionRecord>> {
+        let mut next = || hashes.next().map(pairs).unwrap_or_default();
+        let (session, sub, messages) = (next(), next(), next());
+        let clock = self.clock();
+        if session.is_empty() && sub.is_empty() && messages.is_empty() {
+            return None;
+        }
+        let field = |name: &str| {
+            let found = session.iter().find(|(field, _)| field == name.as_bytes());
+            found.map(|(_, value)| value.as_slice())
+        };
+        if let Some(record) =
+            field("handover").and_then(|bytes| codec::decode_session(bytes, clock))
+        {
+            return Some(Box::new(record));
+        }
+        let moment = |name| match field(name).map(parse) {
+            None | Some(0) => None,
+            Some(ms) => Some(clock.moment(ms)),
+        };
+        let expiry_s = match field("expiry") {
+            Some(expiry) => parse(expiry) as u32,
+            None if field("epoch").is_some() => 0,
+            // The predecessor kept subscriptions without a session, for ever.
+            None => u32::MAX,
+        };
+        let mut record = SessionRecord {
+            expiry_s,
+            ends_at: moment("ends"),
+            will_at: moment("will_at"),
+            will: field("will").and_then(|w| codec::decode_will(w, clock)).map(Box::new),
+            subscriptions: subscriptions(sub, clock),
+            ..SessionRecord::default()
+        };
+        if session.is_empty() && record.subscriptions.is_empty() {
+            return None;
+        }
+        read_messages(messages, &mut record, clock);
+        Some(Box::new(record))
+    }
+}
+
+fn subscriptions(hash: Vec<(Vec<u8>, Vec<u8>)>, clock: Clock) -> Vec<(Box<str>, Grant)> {
+    let read = |(filter, value): (Vec<u8>, Vec<u8>)| {
+        let filter = String::from_utf8(filter).ok()?;
+        let grant = codec::decode_grant(&value, clock).or_else(|| predecessor_grant(&value))?;
+        Some((filter.into(), grant))
+    };
+    let mut subscriptions: Vec<_> = hash.into_iter().filter_map(read).collect();
+    subscriptions.sort_by(|a: &(Box<str>, _), b| a.0.cmp(&b.0));
+    subscriptions
+}
+
+/// The predecessor's `{"clientId":"c","topic":"a/+","QoS":"AT_MOST_ONCE"}`.
+fn predecessor_grant(value: &[u8]) -> Option<Grant> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.starts_with('{'))?;
+    let qos = match text.rsplit_once("\"QoS\":\"")?.1.split('"').next()? {
+        "AT_MOST_ONCE" => QoS::AtMostOnce,
+        "AT_LEAST_ONCE" => QoS::AtLeastOnce,
+        "EXACTLY_ONCE" => QoS::ExactlyOnce,
+        _ => return None,
+    };
+    Some(Grant { qos, no_local: false, retain_as_published: false, subscription_id: 0 })
+}
+
+/// Messages by their serials, and the identifiers in use.
+fn read_messages(hash: Vec<(Vec<u8>, Vec<u8>)>, record: &mut SessionRecord, clock: Clock) {
+    let mut items = std::collections::BTreeMap::<u32, (DeliveryState, Option<_>)>::new();
+    for (field, value) in hash {
+        let Ok(field) = String::from_utf8(field) else { continue };
+        if field == "last" {
+            record.last_packet_id = parse(&value) as u16;
+        } else if let Some(id) = field.strip_prefix('i') {
+            record.incoming.extend(id.parse().ok().and_then(PacketId::new));
+        } else if let Some(serial) = field.strip_suffix('s').and_then(|s| s.parse().ok()) {
+            let entry = items.entry(serial).or_insert((DeliveryState::Queued, None));
+            entry.0 = codec::decode_state(&value).unwrap_or(DeliveryState::Queued);
+        } else if let Ok(serial) = field.parse() {
+            let entry = items.entry(serial).or_insert((DeliveryState::Queued, None));
+            entry.1 = codec::decode_item(&value, clock);
+        }
+    }
+    // Serials wrap: the oldest is the one behind the widest gap.
+    let serials: Vec<u32> = items.keys().copied().collect();
+    let is_wrapped = serials.first().zip(serials.last()).is_some_and(|(a, b)| b - a > u32::MAX / 2);
+    let half = u32::MAX / 2;
+    let mut deliveries: Vec<DeliveryRecord> = items
+        .into_iter()
+        .map(|(serial, (state, item))| DeliveryRecord { serial, state, item })
+        .collect();
+    deliveries.sort_by_key(|delivery| {
+        let is_queued = delivery.state == DeliveryState::Queued;
+        (is_queued, is_wrapped && delivery.serial < half, delivery.serial)
+    });
+    record.deliveries = deliveries;
+}
+
+fn wish(entry: &[u8]) -> Option<Wish> {
+    let text = std::str::from_utf8(entry).ok()?;
+    let mut words = text.splitn(3, ' ');
+    let (kind, epoch, client_id) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+    let client_id = client_id.to_owned();
+    match kind {
+        "E" => Some(Wish::HandOver { client_id, epoch }),
+        "D" => Some(Wish::Lost { client_id, epoch }),
+        _ => None,
+    }
+}
+
+fn number(value: Value) -> Option<u64> {
+    u64::from_redis_value(value).ok()
+}
+
+fn bytes(value: Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes,
+        Value::Int(number) => number.to_string().into_bytes(),
+        _ => Vec::new(),
+    }
+}
+
+/// A decimal number; 0 for anything else.
+fn parse(text: &[u8]) -> u64 {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// A hash as HGETALL gives it inside a script: a flat list.
+fn pairs(value: Value) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let flat = match value {
+        Value::Array(values) => values,
+        Value::Map(pairs) => return pairs.into_iter().map(|(k, v)| (bytes(k), bytes(v))).collect(),
+        _ => return Vec::new(),
+    };
+    let mut flat = flat.into_iter().map(bytes);
+    std::iter::from_fn(|| Some((flat.next()?, flat.next()?))).collect()
+}

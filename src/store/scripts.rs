@@ -1,0 +1,245 @@
+//! The scripts by which sessions are owned and written in Redis; each runs as one step there.
+//!
+//! Keys, beside the predecessor's `SESSION:<client>`, `SUB:<client>` and `PUB:<client>` (all
+//! below `<GROUP>:`):
+//!
+//! | key | type | what |
+//! |---|---|---|
+//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed` |
+//! | `SUB:<client>` | hash | filter -> grant |
+//! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received |
+//! | `V2:SESSION_EPOCH` | integer | the last epoch given to a session |
+//! | `V2:OWNERS` | set | everybody who ever owned and was not yet adopted |
+//! | `V2:OWNED:<owner>` | set | clients |
+//! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already |
+//! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
+//! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>` or `pass <client>` |
+//!
+//! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
+//! while its client is connected: then its owner, or whoever adopts it, ends it.
+
+/// What every script begins with. ARGV: prefix of keys, own name.
+const COMMON: &str = r"
+local prefix, me = ARGV[1], ARGV[2]
+local at = 2
+local function take() at = at + 1 return ARGV[at] end
+local function is_live(owner)
+  local id, incarnation = string.match(owner, '^(.*):([^:]*)$')
+  return id and redis.call('GET', prefix .. 'NODE:' .. id) == incarnation
+end
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local function own(client, old, lost)
+  local session = prefix .. 'SESSION:' .. client
+  local epoch = redis.call('INCR', prefix .. 'V2:SESSION_EPOCH')
+  if old and old ~= '' then
+    redis.call('SREM', prefix .. 'V2:OWNED:' .. old, client)
+    if lost and old ~= '-' then
+      local list = prefix .. 'V2:EVICT:' .. old
+      redis.call('RPUSH', list, 'D ' .. lost .. ' ' .. client)
+      redis.call('PEXPIRE', list, 3600000)
+    end
+  end
+  redis.call('HSET', session, 'owner', me, 'epoch', epoch)
+  redis.call('SADD', prefix .. 'V2:OWNED:' .. me, client)
+  redis.call('SADD', prefix .. 'V2:OWNERS', me)
+  for _, kind in ipairs({'SESSION:', 'SUB:', 'PUB:'}) do
+    redis.call('PERSIST', prefix .. kind .. client)
+  end
+  return epoch
+end
+local function state(client)
+  return {
+    redis.call('HGETALL', prefix .. 'SESSION:' .. client),
+    redis.call('HGETALL', prefix .. 'SUB:' .. client),
+    redis.call('HGETALL', prefix .. 'PUB:' .. client),
+  }
+end
+";
+
+/// Operations in order, each as its letter, client, epoch and what the letter wants. Answers a
+/// row for each claim and each operation that was refused: its number from 0, a word, more.
+const BATCH: &str = r"
+local answer, number = {}, -1
+while at < #ARGV do
+  number = number + 1
+  local op, client, epoch = take(), take(), take()
+  local session = prefix .. 'SESSION:' .. client
+  local sub, pub = prefix .. 'SUB:' .. client, prefix .. 'PUB:' .. client
+  local held = redis.call('HMGET', session, 'owner', 'epoch', 'ends')
+  local owner = held[1]
+  if op == 'C' then
+    local forced, here, known = take(), take(), take()
+    if owner == me and here == '1' then
+      answer[#answer + 1] = {number, 'mine', held[2]}
+    elseif owner == me then
+      answer[#answer + 1] = {number, 'taken', held[2], unpack(state(client))}
+    elseif owner and owner ~= '-' and is_live(owner) and forced ~= owner .. ' ' .. held[2] then
+      if known ~= owner .. ' ' .. held[2] then
+        local list = prefix .. 'V2:EVICT:' .. owner
+        redis.call('RPUSH', list, 'E ' .. held[2] .. ' ' .. client)
+        redis.call('PEXPIRE', list, 3600000)
+        redis.call('HSET', session, 'claimer', me)
+        redis.call('PUBLISH', prefix .. 'V2:STORE:' .. owner, 'evict')
+      end
+      answer[#answer + 1] = {number, 'held', owner .. ' ' .. held[2]}
+    else
+      local before = state(client)
+      answer[#answer + 1] = {number, 'taken', tostring(own(client, owner, held[2])), unpack(before)}
+    end
+  else
+    local ours = owner == me and held[2] == epoch
+    if op == 'F' then
+      -- The session is another's, and so it should be.
+      local item, list = take(), prefix .. 'V2:PASS:' .. client
+      ours = true
+      redis.call('RPUSH', list, item)
+      redis.call('PEXPIRE', list, 60000)
+      if owner and owner ~= '-' then
+        redis.call('PUBLISH', prefix .. 'V2:STORE:' .. owner, 'pass ' .. client)
+      end
+    end
+    if op == 'O' then
+      local expiry, will = take(), take()
+      ours = ours or not owner
+      if ours then
+        redis.call('HSET', session, 'owner', me, 'epoch', epoch, 'expiry', expiry, 'will', will)
+        redis.call('HDEL', session, 'ends', 'will_at', 'handover')
+        redis.call('SADD', prefix .. 'V2:OWNED:' .. me, client)
+        redis.call('SADD', prefix .. 'V2:OWNERS', me)
+        for _, key in ipairs({session, sub, pub}) do redis.call('PERSIST', key) end
+      end
+    elseif op == 'A' then
+      local expiry, ends, will_at = take(), take(), take()
+      if ours then
+        redis.call('HSET', session, 'expiry', expiry, 'ends', ends, 'will_at', will_at)
+        redis.call('HDEL', session, 'handover')
+        if ends ~= '0' then
+          local late = ends + 60000
+          for _, key in ipairs({session, sub, pub}) do redis.call('PEXPIREAT', key, late) end
+        end
+      end
+    elseif op == 'W' then
+      if ours then redis.call('HSET', session, 'will', '', 'will_at', '0') end
+    elseif op == 'E' then
+      if ours then
+        redis.call('DEL', session, sub, pub)
+        redis.call('SREM', prefix .. 'V2:OWNED:' .. me, client)
+      end
+    elseif op == 'X' then
+      local handover = take()
+      if ours then
+        local claimer = redis.call('HGET', session, 'claimer')
+        if handover ~= '' then redis.call('HSET', session, 'handover', handover) end
+        redis.call('HSET', session, 'owner', '-', 'freed', now_ms())
+        redis.call('HDEL', session, 'claimer')
+        redis.call('SREM', prefix .. 'V2:OWNED:' .. me, client)
+        redis.call('SADD', prefix .. 'V2:OWNED:-', client)
+        redis.call('SADD', prefix .. 'V2:OWNERS', '-')
+        if claimer then
+          redis.call('PUBLISH', prefix .. 'V2:STORE:' .. claimer, 'freed ' .. client)
+        end
+      end
+    elseif op == 'S' then
+      local filter, grant = take(), take()
+      if ours then redis.call('HSET', sub, filter, grant) end
+    elseif op == 'U' then
+      local filter = take()
+      if ours then redis.call('HDEL', sub, filter) end
+    elseif op == 'Q' then
+      local serial, item = take(), take()
+      if ours then
+        redis.call('HSET', pub, serial, item)
+        if held[3] and held[3] ~= '0' then redis.call('PEXPIREAT', pub, held[3] + 60000) end
+      end
+    elseif op == 'P' then
+      local serial, where, last = take(), take(), take()
+      if ours then redis.call('HSET', pub, serial .. 's', where, 'last', last) end
+    elseif op == 'R' then
+      local serial, where = take(), take()
+      if ours then
+        redis.call('HDEL', pub, serial)
+        redis.call('HSET', pub, serial .. 's', where)
+      end
+    elseif op == 'D' then
+      local serial = take()
+      if ours then redis.call('HDEL', pub, serial, serial .. 's') end
+    elseif op == 'I' then
+      local id = take()
+      if ours then redis.call('HSET', pub, 'i' .. id, '') end
+    elseif op == 'J' then
+      local id = take()
+      if ours then redis.call('HDEL', pub, 'i' .. id) end
+    end
+    if not ours then answer[#answer + 1] = {number, 'refused'} end
+  end
+end
+return answer";
+
+/// What others want of this owner. Answers whether its node's lease holds, and the entries.
+const TEND: &str = r"
+local list = prefix .. 'V2:EVICT:' .. me
+local entries = redis.call('LRANGE', list, 0, -1)
+redis.call('DEL', list)
+return {is_live(me) and 1 or 0, entries}";
+
+/// Takes up to a number of sessions of one owner that is not live. ARGV: owner, number, how
+/// long one may be between two owners, ms. Answers rows of client, epoch and state.
+const ADOPT: &str = r"
+local owner, count, limbo = take(), tonumber(take()), tonumber(take())
+if owner == me or is_live(owner) then return {} end
+local owned = prefix .. 'V2:OWNED:' .. owner
+local answer, back = {}, {}
+for _, client in ipairs(redis.call('SPOP', owned, count)) do
+  local held = redis.call('HMGET', prefix .. 'SESSION:' .. client, 'owner', 'epoch', 'freed')
+  if held[1] == owner then
+    if owner == '-' and now_ms() - (tonumber(held[3]) or 0) < limbo then
+      back[#back + 1] = client
+    else
+      local before = state(client)
+      answer[#answer + 1] = {client, tostring(own(client, owner, held[2])), unpack(before)}
+    end
+  end
+end
+for _, client in ipairs(back) do redis.call('SADD', owned, client) end
+if redis.call('SCARD', owned) == 0 then redis.call('SREM', prefix .. 'V2:OWNERS', owner) end
+return answer";
+
+/// What was passed on to a session, for its owner and nobody else. ARGV: client.
+const PASSED: &str = r"
+local client = take()
+if redis.call('HGET', prefix .. 'SESSION:' .. client, 'owner') ~= me then return {} end
+local list = prefix .. 'V2:PASS:' .. client
+local items = redis.call('LRANGE', list, 0, -1)
+redis.call('DEL', list)
+return items";
+
+/// Of all owners, those that are not live.
+const GONE: &str = r"
+local gone = {}
+for _, owner in ipairs(redis.call('SMEMBERS', prefix .. 'V2:OWNERS')) do
+  if owner ~= me and not is_live(owner) then gone[#gone + 1] = owner end
+end
+return gone";
+
+pub(super) fn batch() -> String {
+    format!("{COMMON}{BATCH}")
+}
+
+pub(super) fn tend() -> String {
+    format!("{COMMON}{TEND}")
+}
+
+pub(super) fn adopt() -> String {
+    format!("{COMMON}{ADOPT}")
+}
+
+pub(super) fn passed() -> String {
+    format!("{COMMON}{PASSED}")
+}
+
+pub(super) fn gone() -> String {
+    format!("{COMMON}{GONE}")
+}

@@ -1,0 +1,190 @@
+//! A Redis server and nodes that share it, on free ports of the loopback, in a directory of
+//! their own. All end when dropped.
+
+use std::{
+    net::{Ipv4Addr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::Failed;
+
+use crate::harness::broker::{Process, free_port};
+
+/// How long what must come may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
+pub(super) struct Redis {
+    port: u16,
+    directory: PathBuf,
+    has_log: bool,
+    child: Child,
+}
+
+impl Redis {
+    /// - `has_log`: every write is in an append-only file before it is answered.
+    pub(super) fn start(has_log: bool) -> Result<Self, Failed> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("octopus-cluster-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory)?;
+        let port = free_port();
+        let child = spawn(port, &directory, has_log)?;
+        let redis = Self { port, directory, has_log, child };
+        redis.wait_until_there()?;
+        Ok(redis)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes it a replica, and waits until it has what `master` has.
+    pub(super) fn follow(&self, master: &Self) -> Result<(), Failed> {
+        let mut own = self.connection()?;
+        redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port).query::<()>(&mut own)?;
+        wait("the replica follows", || {
+            let info: String = redis::cmd("INFO").arg("replication").query(&mut own)?;
+            Ok(info.contains("master_link_status:up"))
+        })
+    }
+
+    /// A Sentinel that watches it under the name `octopus`, and knows its replica.
+    pub(super) fn watched(&self) -> Result<Self, Failed> {
+        let (port, directory) = (free_port(), self.directory.join("sentinel"));
+        std::fs::create_dir_all(&directory)?;
+        let file = directory.join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor octopus 127.0.0.1 {} 1\n\
+             sentinel down-after-milliseconds octopus 500\n\
+             sentinel failover-timeout octopus 3000\n",
+            self.port
+        );
+        std::fs::write(&file, text)?;
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel").current_dir(&directory);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn()?;
+        let sentinel = Self { port, directory, has_log: false, child };
+        sentinel.wait_until_there()?;
+        let mut connection = sentinel.connection()?;
+        wait("the Sentinel knows the replica", || {
+            let found: Vec<redis::Value> =
+                redis::cmd("SENTINEL").arg("REPLICAS").arg("octopus").query(&mut connection)?;
+            Ok(!found.is_empty())
+        })?;
+        Ok(sentinel)
+    }
+
+    /// Ends it as a crash does.
+    pub(super) fn kill(&mut self) -> Result<(), Failed> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again, with what its log holds.
+    pub(super) fn revive(&mut self) -> Result<(), Failed> {
+        self.child = spawn(self.port, &self.directory, self.has_log)?;
+        self.wait_until_there()
+    }
+
+    pub(super) fn connection(&self) -> Result<redis::Connection, Failed> {
+        let client = redis::Client::open((Ipv4Addr::LOCALHOST.to_string(), self.port))?;
+        let connection = client.get_connection()?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        Ok(connection)
+    }
+
+    /// How often a command was called since the server started.
+    pub(super) fn calls(&self, command: &str) -> Result<u64, Failed> {
+        let mut connection = self.connection()?;
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut connection)?;
+        let prefix = format!("cmdstat_{command}:calls=");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
+        let count = line.and_then(|rest| rest.split(',').next());
+        Ok(count.map_or(Ok(0), str::parse)?)
+    }
+
+    fn wait_until_there(&self) -> Result<(), Failed> {
+        wait("Redis answers", || {
+            let is_open = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok();
+            Ok(is_open
+                && self
+                    .connection()
+                    .is_ok_and(|mut c| redis::cmd("PING").query::<String>(&mut c).is_ok()))
+        })
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn spawn(port: u16, directory: &PathBuf, has_log: bool) -> std::io::Result<Child> {
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendfsync", "always"]);
+    command.args(["--appendonly", if has_log { "yes" } else { "no" }]);
+    command.arg("--port").arg(port.to_string()).arg("--dir").arg(directory);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn()
+}
+
+/// A Redis and what the nodes of one group are told.
+pub(super) struct Group {
+    pub(super) redis: Redis,
+    settings: Vec<String>,
+}
+
+impl Group {
+    pub(super) fn new(settings: &[&str]) -> Result<Self, Failed> {
+        Self::with(Redis::start(false)?, settings)
+    }
+
+    pub(super) fn with(redis: Redis, settings: &[&str]) -> Result<Self, Failed> {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Ok(Self { redis, settings })
+    }
+
+    /// Starts a node of the group.
+    pub(super) fn node(&self, id: &str) -> Result<Process, String> {
+        let mut settings = vec![
+            "--broker.group=GROUP1".to_owned(),
+            format!("--broker.id={id}"),
+            "--redis.host=127.0.0.1".to_owned(),
+            format!("--redis.port={}", self.redis.port),
+            "--cluster.lease=2s".to_owned(),
+            "--shards=2".to_owned(),
+        ];
+        settings.extend(self.settings.iter().cloned());
+        Process::start(&settings)
+    }
+}
+
+/// Waits until `condition` holds.
+///
+/// # Errors
+/// If it does not in all of [`PATIENCE`], or what it fails with.
+pub(super) fn wait(
+    what: &str,
+    mut condition: impl FnMut() -> Result<bool, Failed>,
+) -> Result<(), Failed> {
+    const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if condition()? {
+            return Ok(());
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+    Err(format!("waited in vain until {what}").into())
+}

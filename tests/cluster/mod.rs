@@ -1,0 +1,14 @@
+//! Groups of nodes, each a process, with a Redis of their own: what crosses, what survives,
+//! what is refused.
+
+mod cases;
+mod client;
+mod group;
+mod sessions;
+
+use libtest_mimic::Trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = cases::all().into_iter().chain(sessions::all());
+    cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
+}

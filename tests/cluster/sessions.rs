@@ -1,0 +1,159 @@
+//! What is promised of a session in a group: it goes where its client goes, and outlives the
+//! node it was on.
+
+use std::time::Instant;
+
+use libtest_mimic::Failed;
+use rumqttc::QoS;
+
+use super::{
+    client::Client,
+    group::{Group, wait},
+};
+
+type Case = fn() -> Result<(), Failed>;
+
+/// All of a session is kept in Redis.
+const KEPT: &[&str] = &[
+    "--broker.storage.session=redis",
+    "--broker.storage.subscription=redis",
+    "--broker.storage.publish=redis",
+];
+/// Takeover takes no longer, and a little for a machine that is busy.
+const TAKEOVER_MAX_S: f32 = 2.5;
+
+pub(super) fn all() -> Vec<(&'static str, Case)> {
+    vec![
+        ("a_session_goes_where_its_client_goes", moves),
+        ("a_session_without_storage_goes_where_its_client_goes", moves_without_storage),
+        ("a_wandering_session_loses_nothing_and_gets_nothing_twice", wanders),
+        ("a_session_is_taken_from_a_node_that_stands_still", taken_from_the_paused),
+        ("a_session_outlives_its_node", outlives),
+        ("other_nodes_go_on_with_the_sessions_of_a_dead_one", adopted),
+    ]
+}
+
+fn moves() -> Result<(), Failed> {
+    move_with(KEPT)
+}
+
+fn moves_without_storage() -> Result<(), Failed> {
+    move_with(&[])
+}
+
+fn move_with(settings: &[&str]) -> Result<(), Failed> {
+    let group = Group::new(settings)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let first = Client::open(&a, "s", false)?;
+    first.subscribe("m/#")?;
+    let publisher = Client::connect(&a, "p")?;
+    publisher.publish("m/1", QoS::AtLeastOnce, "before")?;
+    assert_eq!(first.next()?.1, "before");
+    let second = Client::open(&b, "s", false)?;
+    wait("the old connection is closed", || Ok(first.is_gone()))?;
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        publisher.publish("m/1", qos, "after")?;
+        assert_eq!(second.next()?.1, "after");
+    }
+    Ok(())
+}
+
+fn wanders() -> Result<(), Failed> {
+    const MOVES: usize = 8;
+    const EACH: usize = 60;
+    let group = Group::new(KEPT)?;
+    let nodes = [group.node("A")?, group.node("B")?, group.node("C")?];
+    let publisher = Client::connect(&nodes[2], "p")?;
+    let mut subscriber = Client::open(&nodes[0], "s", false)?;
+    subscriber.subscribe("w/#")?;
+    subscriber.settle(&publisher, "s")?;
+    let mut came = Vec::new();
+    for turn in 0..MOVES {
+        for number in 0..EACH {
+            let text = (turn * EACH + number).to_string();
+            publisher.publish("w/1", QoS::AtLeastOnce, &text)?;
+        }
+        let next = Client::open(&nodes[(turn + 1) % 3], "s", false)?;
+        wait("the old connection is closed", || Ok(subscriber.is_gone()))?;
+        came.extend(subscriber.taken());
+        subscriber = next;
+    }
+    let wanted: Vec<usize> = (0..MOVES * EACH).collect();
+    let mut got: Vec<usize> = Vec::new();
+    let mut read = |came: Vec<super::client::Came>| {
+        for (_, text, _) in came.into_iter().filter(|(topic, ..)| topic == "w/1") {
+            let number = text.parse().expect("a number");
+            // QoS 1: what was not acknowledged on the old connection comes again.
+            if !got.contains(&number) {
+                got.push(number);
+            }
+        }
+        got.clone()
+    };
+    read(came);
+    wait("everything is here", || Ok(read(subscriber.taken()).len() == wanted.len()))?;
+    assert_eq!(read(Vec::new()), wanted);
+    Ok(())
+}
+
+fn taken_from_the_paused() -> Result<(), Failed> {
+    let group = Group::new(KEPT)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let first = Client::open(&a, "s", false)?;
+    first.subscribe("m/#")?;
+    let publisher = Client::connect(&b, "p")?;
+    first.settle(&publisher, "s")?;
+    a.signal("STOP")?;
+    let asked = Instant::now();
+    let second = Client::open(&b, "s", false)?;
+    let took = asked.elapsed().as_secs_f32();
+    assert!(took < TAKEOVER_MAX_S, "it took {took} s");
+    a.signal("CONT")?;
+    wait("the node that was paused lets the client go", || Ok(first.is_gone()))?;
+    publisher.publish("m/1", QoS::AtLeastOnce, "x")?;
+    assert_eq!(second.next_real()?.1, "x");
+    assert!(first.taken().iter().all(|(topic, ..)| topic != "m/1"));
+    Ok(())
+}
+
+fn outlives() -> Result<(), Failed> {
+    let group = Group::new(KEPT)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let first = Client::open(&a, "s", false)?;
+    first.subscribe("m/#")?;
+    first.leave()?;
+    wait("it is gone", || Ok(first.is_gone()))?;
+    let publisher = Client::connect(&a, "p")?;
+    for number in 0..100 {
+        publisher.publish("m/1", QoS::AtLeastOnce, &number.to_string())?;
+    }
+    publisher.wait_acknowledged(100)?;
+    drop(a);
+    let asked = Instant::now();
+    let second = Client::open(&b, "s", false)?;
+    let took = asked.elapsed().as_secs_f32();
+    assert!(took < TAKEOVER_MAX_S, "it took {took} s");
+    let wanted: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    assert_eq!(second.next_texts(100)?, wanted);
+    Ok(())
+}
+
+fn adopted() -> Result<(), Failed> {
+    let group = Group::new(KEPT)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let first = Client::open(&a, "s", false)?;
+    first.subscribe("m/#")?;
+    drop(a);
+    let publisher = Client::connect(&b, "p")?;
+    let mut redis = group.redis.connection()?;
+    wait("B has the session", || {
+        let owner: String =
+            redis::cmd("HGET").arg("GROUP1:SESSION:s").arg("owner").query(&mut redis)?;
+        Ok(owner.starts_with("B:"))
+    })?;
+    publisher.publish("m/1", QoS::AtLeastOnce, "while away")?;
+    publisher.wait_acknowledged(1)?;
+    let second = Client::open(&b, "s", false)?;
+    assert_eq!(second.next()?.1, "while away");
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! A broker as a process of its own, on a free port of the loopback, killed when dropped.
+
+use std::env;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a broker may take to say where it listens.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running broker.
+pub(crate) struct Process {
+    pub address: SocketAddr,
+    child: Child,
+    log: Arc<Log>,
+}
+
+/// Lines from the broker's two outputs, and a bell for who waits for one.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    bell: Condvar,
+}
+
+impl Process {
+    /// Starts the broker under test with `--key=value` arguments of its configuration, or the
+    /// one that `OCTOPUS_TEST_BROKER` names: running the scripts against another broker shows
+    /// where a script, and not the broker, is wrong.
+    ///
+    /// # Errors
+    /// What the broker printed, if it does not come to listen.
+    pub(crate) fn start(settings: &[String]) -> Result<Self, String> {
+        match env::var_os("OCTOPUS_TEST_BROKER") {
+            Some(program) if PathBuf::from(&program).ends_with("mosquitto") => {
+                Self::mosquitto(program.into())
+            }
+            Some(program) => Self::octopus(program.into(), settings),
+            None => Self::octopus(env!("CARGO_BIN_EXE_octopus").into(), settings),
+        }
+    }
+
+    fn octopus(program: PathBuf, settings: &[String]) -> Result<Self, String> {
+        let mut command = Command::new(program);
+        command.args(["--broker.host=127.0.0.1", "--broker.port=0", "--http.enable=false"]);
+        command.args(settings);
+        let mut process = Self::spawn(command, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let line = process.wait_for("listening on ")?;
+        let after = line.split("listening on ").nth(1).unwrap_or_default();
+        let word = after.split_whitespace().next().unwrap_or_default();
+        let word = word.trim_start_matches("mqtt://").trim_matches(|mark| ",;.\"".contains(mark));
+        process.address = word.parse().map_err(|_| format!("no address in {line:?}"))?;
+        Ok(process)
+    }
+
+    fn mosquitto(program: PathBuf) -> Result<Self, String> {
+        let port = free_port();
+        let file = env::temp_dir().join(format!("octopus-test-{port}.conf"));
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n\
+             max_queued_messages 1000\n"
+        );
+        std::fs::write(&file, text).map_err(|error| error.to_string())?;
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&file);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let process = Self::spawn(command, address)?;
+        process.wait_for(" running")?;
+        Ok(process)
+    }
+
+    /// Starts any other server; both of its outputs become the log.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub(crate) fn spawn(mut command: Command, address: SocketAddr) -> Result<Self, String> {
+        command.env("NO_COLOR", "1").stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        let log = Arc::new(Log::default());
+        if let Some(output) = child.stdout.take() {
+            log.follow(output);
+        }
+        if let Some(output) = child.stderr.take() {
+            log.follow(output);
+        }
+        Ok(Self { address, child, log })
+    }
+
+    /// Waits until the broker prints a line with `text` in it, and returns the first such line.
+    ///
+    /// # Errors
+    /// All that it printed, if it does not within the time a start may take.
+    pub(crate) fn wait_for(&self, text: &str) -> Result<String, String> {
+        let deadline = Instant::now() + START_PATIENCE;
+        let mut lines = self.log.lines.lock().expect("no reader of the log panics");
+        loop {
+            if let Some(line) = lines.iter().find(|line| line.contains(text)) {
+                return Ok(line.clone());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || lines.last().is_some_and(|line| line == END) {
+                return Err(format!("no {text:?} from the broker:\n{}", lines.join("\n")));
+            }
+            lines = self.log.bell.wait_timeout(lines, left).expect("no reader panics").0;
+        }
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) -> std::io::Result<()> {
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{name}")).arg(self.child.id().to_string()).status().map(drop)
+    }
+
+    /// All it has printed.
+    pub(crate) fn log(&self) -> String {
+        self.log.lines.lock().expect("no reader of the log panics").join("\n")
+    }
+
+    /// The number by which to send it a signal.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn connect(&self) -> std::io::Result<TcpStream> {
+        TcpStream::connect(self.address)
+    }
+}
+
+/// Stands in the log where an output of the broker ended.
+const END: &str = "(end of output)";
+
+impl Log {
+    fn follow(self: &Arc<Self>, output: impl Read + Send + 'static) {
+        let log = Arc::clone(self);
+        thread::spawn(move || {
+            let lines = BufReader::new(output).lines().map_while(Result::ok);
+            for line in lines.chain([END.to_owned()]) {
+                log.lines.lock().expect("no reader of the log panics").push(line);
+                log.bell.notify_all();
+            }
+        });
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already; then there is nothing to kill and only to wait.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago, for programs that cannot choose one themselves.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has ports");
+    listener.local_addr().expect("a bound socket has an address").port()
+}

@@ -1,0 +1,139 @@
+//! The admin API, by itself and through the sub-commands of the program.
+
+use std::process::Stdio;
+
+use libtest_mimic::Failed;
+
+use super::{Http, Node, Test, expect, success};
+
+pub(super) const TESTS: [(&str, Test); 7] = [
+    ("nothing_is_told_without_the_token", token),
+    ("a_kicked_client_is_gone_and_its_session_stays", kick),
+    ("why_names_the_reason_a_message_was_dropped", why),
+    ("lists_go_in_pages_that_miss_nobody", pages),
+    ("retained_messages_are_read_and_deleted", retained),
+    ("what_is_published_over_the_api_arrives", publish),
+    ("log_level_and_reload_work_and_mistakes_are_told", log_and_mistakes),
+];
+
+fn token(node: &Node) -> Result<(), Failed> {
+    for token in [None, Some("another")] {
+        let other = Http { token, ..node.http };
+        for resource in ["status", "clients", "clients/x", "log", "no-such"] {
+            let status = other.get(&format!("/api/v1/{resource}"))?.status;
+            expect(status == 401, (resource, status))?;
+        }
+        let answer = other.post("/api/v1/publish", "{}")?;
+        expect(answer.status == 401, answer.status)?;
+    }
+    Ok(())
+}
+
+fn kick(node: &Node) -> Result<(), Failed> {
+    let mut command = node.tool("mosquitto_sub");
+    command.args(["-i", "victim", "-c", "-q", "1", "-t", "v/#", "-d"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    node.broker.wait_for("client=victim")?;
+    let detail = node.http.api("clients/victim")?;
+    expect(detail["connected"] == true, &detail)?;
+    success(&node.octopus(&["kick", "victim"])?)?;
+    node.broker.wait_for("disconnected")?;
+    let detail = node.http.api("clients/victim");
+    // mosquitto_sub comes back by itself: either state is right, the session is there.
+    let ended = child.kill().and_then(|()| child.wait());
+    expect(detail?["client"] == "victim" && ended.is_ok(), "the session stays")?;
+    let why = node.octopus(&["why", "victim"])?;
+    expect(String::from_utf8_lossy(&why.stdout).contains("Administrative action"), why)
+}
+
+fn why(node: &Node) -> Result<(), Failed> {
+    node.publish("lost/topic", "x\n")?;
+    let incidents = node.http.api("incidents?about=lost/topic")?;
+    let incident = &incidents["incidents"][0];
+    expect(incident["reason"] == "no_subscriber" && incident["count"] == 1, &incidents)?;
+    let told = node.octopus(&["why", "lost/topic"])?;
+    expect(String::from_utf8_lossy(&told.stdout).contains("no_subscriber"), told)
+}
+
+fn pages(node: &Node) -> Result<(), Failed> {
+    let mut wanted: Vec<String> = (0..23).map(|number| format!("page-{number:02}")).collect();
+    for client in &wanted {
+        node.leave_session(client, "p/#")?;
+    }
+    let mut found = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = format!("sessions?limit=5&search=page-&match=prefix&cursor={cursor}");
+        let page = node.http.api(&page)?;
+        let sessions = page["sessions"].as_array().ok_or("no list")?;
+        expect(sessions.len() <= 5, sessions.len())?;
+        found.extend(sessions.iter().filter_map(|s| s["client"].as_str().map(str::to_owned)));
+        match page["next"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => break,
+        }
+    }
+    found.sort();
+    wanted.sort();
+    expect(found == wanted, found)?;
+    let sorted = node.http.api("sessions?limit=3&sort=client")?;
+    expect(sorted["sessions"][2]["client"] == "page-02", &sorted)?;
+    let clients = node.http.api("clients")?;
+    expect(clients["clients"].as_array().is_some_and(Vec::is_empty), &clients)?;
+    let subscriptions = node.http.api("subscriptions?limit=1000&contains=p/")?;
+    let count = subscriptions["subscriptions"].as_array().map_or(0, Vec::len);
+    expect(count == 23, count)
+}
+
+fn retained(node: &Node) -> Result<(), Failed> {
+    for (topic, payload) in [("r/1", "one"), ("r/2", "two"), ("r/2/x", "three")] {
+        success(&node.octopus(&["publish", "-q", "1", "-r", topic, payload])?)?;
+    }
+    let found = node.http.api("retained?filter=r/%2B")?;
+    expect(found["retained"].as_array().map_or(0, Vec::len) == 2, &found)?;
+    expect(node.http.api("retained/r%2F2%2Fx")?["payload"] == "three", "payload")?;
+    let deleted = node.http.ask("DELETE", "/api/v1/retained/r%2F2%2Fx", &[], "")?;
+    expect(deleted.status == 200, deleted.body)?;
+    let gone = node.http.get("/api/v1/retained/r%2F2%2Fx")?;
+    expect(gone.status == 404, gone.body)
+}
+
+fn publish(node: &Node) -> Result<(), Failed> {
+    node.leave_session("reader", "api/#")?;
+    let body = r#"{ "topic": "api/a", "payload_base64": "aGVsbG8=", "qos": 1 }"#;
+    let answer = node.http.post("/api/v1/publish", body)?;
+    expect(answer.status == 200, answer.body)?;
+    let mut command = node.tool("mosquitto_sub");
+    command.args(["-i", "reader", "-c", "-q", "1", "-t", "api/#", "-C", "1", "-W", "10"]);
+    let output = command.output()?;
+    expect(output.stdout == b"hello\n", output)
+}
+
+fn log_and_mistakes(node: &Node) -> Result<(), Failed> {
+    let set = node.http.ask("PUT", "/api/v1/log", &[], r#"{ "level": "warn" }"#)?;
+    expect(set.status == 200, set.body)?;
+    expect(node.http.api("log")?["level"] == "warn", "the level")?;
+    let done = node.http.post("/api/v1/config/reload", "{}")?;
+    expect(done.body.contains("log.level"), &done.body)?;
+    expect(node.http.api("log")?["level"] == "info", "the level of the configuration")?;
+    let mistakes = [
+        ("GET", "/api/v1/nothing", "", 404),
+        ("PATCH", "/api/v1/status", "", 405),
+        ("GET", "/api/v1/clients?limit=0", "", 400),
+        ("GET", "/api/v1/clients?cursor=x", "", 400),
+        ("GET", "/api/v1/clients?sort=shoe-size", "", 400),
+        ("GET", "/api/v1/retained?filter=a%23", "", 400),
+        ("GET", "/api/v1/clients/%FF", "", 400),
+        ("DELETE", "/api/v1/clients/nobody", "", 404),
+        ("PUT", "/api/v1/log", r#"{ "level": "loud" }"#, 400),
+        ("POST", "/api/v1/publish", "not json", 400),
+        ("POST", "/api/v1/publish", r#"{ "topic": "a/+" }"#, 400),
+        ("POST", "/api/v1/publish", r#"{ "topic": "a", "qos": 3 }"#, 400),
+    ];
+    for (method, path, body, wanted) in mistakes {
+        let answer = node.http.ask(method, path, &[], body)?;
+        let has_reason = answer.body.contains("\"error\"");
+        expect(answer.status == wanted && has_reason, (path, answer.status, answer.body))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! `/metrics` is what Prometheus's own checker likes, and true; health pages answer.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::Failed;
+
+use super::{Node, Test, expect, success};
+
+pub(super) const TESTS: [(&str, Test); 4] = [
+    ("promtool_finds_nothing_to_mend", promtool),
+    ("counters_are_true_after_a_known_load", counters),
+    ("openmetrics_is_written_when_asked_for", openmetrics),
+    ("health_and_readiness_answer_without_a_token", health),
+];
+
+fn promtool(node: &Node) -> Result<(), Failed> {
+    let text = node.http.get("/metrics")?.body;
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().ok_or("no input")?.write_all(text.as_bytes())?;
+    success(&child.wait_with_output()?)
+}
+
+/// The sum of a family's samples over all shards, of those with `label` in them.
+fn sum(text: &str, family: &str, label: &str) -> f64 {
+    let of_family = |line: &&str| {
+        line.strip_prefix(family).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+    };
+    let samples = text.lines().filter(of_family).filter(|line| line.contains(label));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+fn counters(node: &Node) -> Result<(), Failed> {
+    node.leave_session("keeper", "load/#")?;
+    node.publish("load/a", &"x\n".repeat(20))?;
+    node.publish("nobody/cares", &"yy\n".repeat(3))?;
+    let text = node.http.get("/metrics")?.body;
+    let expected = [
+        ("octopus_sessions", "", 1.0),
+        ("octopus_subscriptions", "", 1.0),
+        ("octopus_connects_accepted_total", "", 3.0),
+        ("octopus_messages_received_total", "qos=\"1\"", 23.0),
+        ("octopus_messages_received_total", "qos=\"0\"", 0.0),
+        ("octopus_payload_bytes_received_total", "", 26.0),
+        ("octopus_queued_messages", "", 20.0),
+        ("octopus_queued_bytes", "", 20.0 * 7.0),
+        ("octopus_inflight_messages", "", 0.0),
+        ("octopus_messages_dropped_total", "reason=\"no_subscriber\"", 3.0),
+    ];
+    for (family, label, wanted) in expected {
+        let found = sum(&text, family, label);
+        expect((found - wanted).abs() < 0.5, (family, label, wanted, found))?;
+    }
+    let turns = sum(&text, "octopus_loop_turn_seconds_count", "");
+    expect(turns > 10.0, turns)
+}
+
+fn openmetrics(node: &Node) -> Result<(), Failed> {
+    let accept = "Accept: application/openmetrics-text; version=1.0.0, text/plain;q=0.5";
+    let answer = node.http.ask("GET", "/metrics", &[accept], "")?;
+    expect(answer.body.ends_with("# EOF\n"), &answer.body[answer.body.len() - 20..])?;
+    expect(answer.head.contains("content-type: application/openmetrics-text"), answer.head)
+}
+
+fn health(node: &Node) -> Result<(), Failed> {
+    let open = super::Http { token: None, ..node.http };
+    for page in ["/healthz", "/readyz", "/metrics", "/", "/api/v1/openapi.json"] {
+        let answer = open.get(page)?;
+        expect(answer.status == 200, (page, answer.status, answer.body))?;
+    }
+    Ok(())
+}
