@@ -7,9 +7,10 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use crate::{
+    auth::passwd::{Action, Kind, Passwd},
     config::{self, Flag},
     operate::Operation,
 };
@@ -31,6 +32,8 @@ pub enum Command {
     Run,
     /// `check-config`: say whether the configuration is good, and what is in force.
     CheckConfig,
+    /// `passwd`: edit a password file.
+    Passwd(Passwd),
     /// What an operator asks of a node that runs.
     Operate(Operation),
 }
@@ -75,6 +78,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let matches = program().try_get_matches_from(arguments)?;
     let command = match matches.subcommand() {
         Some(("check-config", _)) => Command::CheckConfig,
+        Some(("passwd", matches)) => Command::Passwd(passwd(matches)),
         Some((name, matches)) => operation(name, matches).map_or(Command::Run, Command::Operate),
         None => Command::Run,
     };
@@ -98,9 +102,43 @@ fn program() -> clap::Command {
             clap::Command::new("check-config")
                 .about("Check the configuration; print every key with its value and origin"),
         )
+        .subcommand(passwd_command())
         .subcommands(operations())
         .after_help(format!("{EXAMPLES}\n\n`octopus --help` lists every key."))
         .after_long_help(format!("{EXAMPLES}\n\n{KEYS}\n{}", config::help()))
+}
+
+fn passwd_command() -> clap::Command {
+    let switch = |name: &'static str, short, help: &'static str| {
+        Arg::new(name).long(name).short(short).help(help).action(ArgAction::SetTrue)
+    };
+    clap::Command::new("passwd")
+        .about("Add, change or delete an account of a password file")
+        .override_usage("octopus passwd [--scram] [-b PASSWORD | --delete] FILE USER")
+        .arg(Arg::new("file").required(true).value_parser(value_parser!(PathBuf)))
+        .arg(Arg::new("user").required(true))
+        .arg(
+            Arg::new("batch")
+                .short('b')
+                .value_name("PASSWORD")
+                .help("The password; else it is asked for, or read from standard input"),
+        )
+        .arg(switch("scram", 's', "Store keys for SCRAM-SHA-256; a plain password works as well"))
+        .arg(switch("delete", 'D', "Delete the account").conflicts_with_all(["batch", "scram"]))
+}
+
+fn passwd(matches: &ArgMatches) -> Passwd {
+    let password = matches.get_one::<String>("batch").cloned();
+    let keys = if matches.get_flag("scram") { Kind::Scram } else { Kind::Argon2id };
+    let action = match matches.get_flag("delete") {
+        true => Action::Delete,
+        false => Action::Set { password, keys },
+    };
+    Passwd {
+        file: matches.get_one("file").cloned().unwrap_or_default(),
+        user: matches.get_one("user").cloned().unwrap_or_default(),
+        action,
+    }
 }
 
 /// The sub-commands that talk to a running node.
@@ -115,9 +153,9 @@ fn operations() -> Vec<clap::Command> {
     let count = Arg::new("count").short('C').long("count").value_name("N");
     let count = count.value_parser(value_parser!(u64)).help("End after so many messages");
     let search = Arg::new("search").value_name("TEXT").help("Part of the Client Identifier");
-    let all = clap::ArgAction::SetTrue;
+    let all = ArgAction::SetTrue;
     let all = Arg::new("all").short('a').long("all").action(all).help("Those away as well");
-    let retain = Arg::new("retain").short('r').long("retain").action(clap::ArgAction::SetTrue);
+    let retain = Arg::new("retain").short('r').long("retain").action(ArgAction::SetTrue);
     let seconds = Arg::new("rounds").short('n').long("rounds").value_name("N");
     let seconds = seconds.value_parser(value_parser!(u64)).help("End after so many readings");
     let of = |name, about: &'static str| clap::Command::new(name).about(about);
@@ -274,6 +312,19 @@ mod tests {
         let expected = [flag("broker.auth.enable", None), flag("redis.ssl", Some("false"))];
         assert_eq!(found.settings, expected);
         assert_eq!(found.command, Command::CheckConfig);
+    }
+
+    #[test]
+    fn passwd_takes_a_file_a_user_and_how() {
+        let Command::Passwd(found) = invocation("passwd -b x --scram f u").command else {
+            panic!("another command");
+        };
+        let action = Action::Set { password: Some("x".to_owned()), keys: Kind::Scram };
+        assert_eq!(found, Passwd { file: "f".into(), user: "u".to_owned(), action });
+        let Command::Passwd(found) = invocation("passwd f u -D").command else {
+            panic!("another command");
+        };
+        assert_eq!(found.action, Action::Delete);
     }
 
     #[test]

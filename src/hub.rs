@@ -5,15 +5,15 @@
 //! when one is full its named behaviour applies, so that no slow backend reaches a shard.
 //! Everyone else talks to the shards through a [`Hub`], a handle that clones.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use octopus_engine::{
-    Ask, AuthAnswer, AuthOutcome, AuthRequest, Envelope, Found, Message, Query, ShardId, Stats,
+    Ask, AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Found, Message, Query,
+    ShardId, Stats,
 };
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubHandle, HubSender};
-
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::store::Store;
 
@@ -34,10 +34,22 @@ pub struct Hub {
     bridge: Option<BridgeSender>,
 }
 
-/// A CONNECT to decide on, and the shard that waits for the answer.
+/// What authentication has to know, in the order it happened.
+pub enum AuthEvent {
+    Asked(AuthQuestion),
+    /// A connection that was asked about is gone.
+    Parted {
+        shard: ShardId,
+        connection: ConnectionId,
+    },
+}
+
+/// A CONNECT or AUTH to decide on, and the shard that waits for the answer.
 pub struct AuthQuestion {
     pub shard: ShardId,
     pub request: AuthRequest,
+    /// One of [`AUTH_WAITING_MAX`] places, free again when the question is dropped.
+    _place: OwnedSemaphorePermit,
 }
 
 /// What the hub's task is asked to collect.
@@ -50,7 +62,8 @@ enum Request {
 pub struct HubTask {
     handle: HubHandle,
     requests: mpsc::Receiver<Request>,
-    auth: Option<mpsc::Sender<AuthQuestion>>,
+    auth: mpsc::UnboundedSender<AuthEvent>,
+    auth_places: Arc<Semaphore>,
     store: Option<Store>,
     /// What goes to other nodes. Not bounded here: the bridge takes everything at once and
     /// has the limits.
@@ -76,15 +89,17 @@ pub fn hub(
     handle: HubHandle,
     shards: u16,
     bridge: Option<BridgeSender>,
-) -> (Hub, HubTask, mpsc::Receiver<AuthQuestion>) {
+) -> (Hub, HubTask, mpsc::UnboundedReceiver<AuthEvent>) {
     let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
-    let (auth_in, auth) = mpsc::channel(AUTH_WAITING_MAX);
+    // As long as its two bounds: the places for questions, and the connections of the node.
+    let (auth_in, auth) = mpsc::unbounded_channel();
     let sender = handle.sender();
     let hub = Hub { sender, requests: requests_in, shards, bridge: bridge.clone() };
     let task = HubTask {
         handle,
         requests,
-        auth: Some(auth_in),
+        auth: auth_in,
+        auth_places: Arc::new(Semaphore::new(AUTH_WAITING_MAX)),
         store: None,
         bridge,
         shards,
@@ -195,6 +210,10 @@ impl HubTask {
                 }
             }
             Envelope::Authenticate(request) => self.authenticate(shard, *request),
+            Envelope::Parted { connection } => {
+                // Nobody listens while the node stops.
+                let _ = self.auth.send(AuthEvent::Parted { shard, connection });
+            }
             Envelope::Interest { .. }
             | Envelope::GroupState { .. }
             | Envelope::Bridge { .. }
@@ -228,8 +247,11 @@ impl HubTask {
 
     fn authenticate(&mut self, shard: ShardId, request: AuthRequest) {
         let connection = request.connection;
-        let question = AuthQuestion { shard, request };
-        let is_taken = self.auth.as_ref().is_some_and(|auth| auth.try_send(question).is_ok());
+        let place = Arc::clone(&self.auth_places).try_acquire_owned();
+        let is_taken = place.is_ok_and(|place| {
+            let question = AuthQuestion { shard, request, _place: place };
+            self.auth.send(AuthEvent::Asked(question)).is_ok()
+        });
         if !is_taken {
             let outcome = AuthOutcome::Refused { reason: ReasonCode::ServerBusy };
             let answer = AuthAnswer { connection, outcome };

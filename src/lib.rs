@@ -4,6 +4,7 @@
 //! `main` reads as a table of contents; each module here is one line of it.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod bridge;
 pub mod cli;
 pub mod config;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use octopus::{
+    auth::{self, passwd},
     bridge::{
         Bridge, Joined,
         counters::Counters,
@@ -48,11 +49,16 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(usage) => return explain(&usage),
     };
-    let outcome = load(&invocation).and_then(|loaded| match &invocation.command {
-        Command::Run => serve(&loaded, &invocation),
-        Command::CheckConfig => print(&report(&loaded)),
-        Command::Operate(operation) => Ok(operate::run(operation, &loaded.config)?),
-    });
+    let outcome = match &invocation.command {
+        Command::Run => load(&invocation).and_then(|loaded| serve(&loaded, &invocation)),
+        Command::CheckConfig => load(&invocation).and_then(|loaded| print(&report(&loaded))),
+        Command::Operate(operation) => {
+            load(&invocation).and_then(|loaded| Ok(operate::run(operation, &loaded.config)?))
+        }
+        Command::Passwd(passwd) => {
+            passwd::run(passwd).map_err(Fatal::Passwd).and_then(|done| print(&done))
+        }
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
@@ -99,7 +105,9 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
             store::start(settings, joined.link().clone(), handle.sender())
         });
         let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
-        let (hub, mut hub_task, _auth) = hub::hub(handle, node.shards(), bridge);
+        let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
+        let auth = auth::Service::new(config, hub.clone())?;
+        tokio::spawn(auth.run(questions));
         let (store, last_writes) = store.unzip();
         if let Some(store) = store {
             hub_task.set_store(store);
@@ -265,6 +273,8 @@ fn explain(usage: &clap::Error) -> ExitCode {
 enum Fatal {
     Config(Vec<ConfigError>),
     Start(StartError),
+    Auth(auth::StartError),
+    Passwd(String),
     Group(JoinError),
     Shard(ShardFailed),
     System(io::Error),
@@ -279,6 +289,8 @@ impl fmt::Display for Fatal {
                 errors.iter().try_for_each(|error| writeln!(f, "octopus: {error}"))
             }
             Self::Start(error) => writeln!(f, "octopus: {error}"),
+            Self::Auth(error) => writeln!(f, "octopus: {error}"),
+            Self::Passwd(cause) => writeln!(f, "octopus passwd: {cause}"),
             Self::Group(error) => writeln!(f, "octopus: {error}"),
             Self::Shard(error) => writeln!(f, "octopus: {error}"),
             Self::System(error) => writeln!(f, "octopus: {error}"),
@@ -293,6 +305,12 @@ impl fmt::Display for Fatal {
 impl From<StartError> for Fatal {
     fn from(error: StartError) -> Self {
         Self::Start(error)
+    }
+}
+
+impl From<auth::StartError> for Fatal {
+    fn from(error: auth::StartError) -> Self {
+        Self::Auth(error)
     }
 }
 

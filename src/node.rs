@@ -9,6 +9,7 @@ use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
 use octopus_runtime::stream::{self, Layers};
 
+use crate::auth;
 use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
 
 pub use octopus_runtime::{Node, ShardFailed};
@@ -65,6 +66,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// - `seed`: the same for all shards; decides where topics and clients are at home.
 pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let limits = config.limits.clone();
+    let authenticate = auth::is_needed(config);
     let cluster = !config.broker.group.is_empty();
     let storage = config.broker.storage;
     let recorded = Recorded {
@@ -80,6 +82,7 @@ pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
         let limits = limits_per_shard(&limits, shards);
         Shard::new(ShardConfig {
             limits,
+            authenticate,
             cluster,
             recorded,
             shared_pick,
@@ -107,10 +110,6 @@ fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
         let key = format!("broker.storage.{kind}");
         let supported = "local, or give broker.group";
         return Err(StartError::NotSupported { key, value: "redis", supported });
-    }
-    if config.broker.auth.enable {
-        let key = "broker.auth.enable".to_owned();
-        return Err(StartError::NotSupported { key, value: "true", supported: "false" });
     }
     Ok(())
 }

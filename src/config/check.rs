@@ -12,6 +12,9 @@ pub(super) fn check(config: &Config) -> Vec<ConfigError> {
     };
     check_listeners(config, &mut conflict);
     check_redis(config, &mut conflict);
+    if config.broker.auth.enable {
+        check_auth(config, &mut conflict);
+    }
     errors
 }
 
@@ -41,6 +44,22 @@ fn check_listeners(config: &Config, conflict: &mut impl FnMut(&str, String)) {
             conflict("listeners", format!("{name:?} and {other:?} have one address, {address}"));
         }
     }
+}
+
+/// A backend needs what it goes by.
+fn check_auth(config: &Config, conflict: &mut impl FnMut(&str, String)) {
+    let auth = &config.auth;
+    let has = |backend: &str| auth.chain.iter().any(|name| name == backend);
+    let mut need = |backend: &str, key: &str, is_given: bool| {
+        if has(backend) && !is_given {
+            conflict(key, format!("not given; {backend} in auth.chain needs it"));
+        }
+    };
+    need("password_file", "auth.password_file", !auth.password_file.is_empty());
+    need("scram", "auth.password_file", !auth.password_file.is_empty());
+    need("http", "auth.http.url", !auth.http.url.is_empty());
+    let jwt = &auth.jwt;
+    need("jwt", "auth.jwt.key_file", !jwt.key_file.is_empty() || !jwt.secret.is_empty());
 }
 
 fn check_redis(config: &Config, conflict: &mut impl FnMut(&str, String)) {

@@ -62,6 +62,14 @@ const HOST: Kind = Kind::Text { what: "a host name or an address", valid: is_hos
 const TEXT: Kind = Kind::Text { what: "text", valid: |_| true };
 const ENDPOINT: Kind = Kind::Text { what: "host:port", valid: is_endpoint };
 const ENDPOINTS: Kind = Kind::List { what: "host:port", valid: is_endpoint };
+const BACKENDS: Kind = Kind::List {
+    what: "one of anonymous, password_file, certificate, jwt, http, redis, scram",
+    valid: |word| crate::auth::BACKENDS.contains(&word),
+};
+const BAN_TARGETS: Kind = Kind::List {
+    what: "address:<address or network>, user:<name> or client:<id>",
+    valid: |text| text.parse::<crate::auth::Target>().is_ok(),
+};
 const FILTERS: Kind = Kind::List {
     what: "a topic filter",
     valid: |text| octopus_mqtt::TopicFilter::parse(text).is_ok(),
@@ -159,6 +167,18 @@ pub(super) static KEYS: &[Key<Config>] = &[
         count(1, 16_000_000, "connections"),
         "Open connections of the node; more are closed at once.",
         |c| &mut c.connections.count_max,
+    ),
+    key(
+        "connections.per_address_max",
+        count(0, 16_000_000, "connections"),
+        "Connections from one address; more are refused (0x97). 0: any number.",
+        |c| &mut c.connections.per_address_max,
+    ),
+    key(
+        "connections.per_user_max",
+        count(0, 16_000_000, "connections"),
+        "Connections of one user; more are refused (0x97). 0: any number.",
+        |c| &mut c.connections.per_user_max,
     ),
     key(
         "limits.packet_size_max",
@@ -262,6 +282,24 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "Longest Session Expiry Interval; a 3.1.1 session that is not clean gets it too.",
         |c| &mut c.limits.session_expiry_max,
     ),
+    key(
+        "limits.message_rate_max",
+        count(0, 100_000_000, "messages a second"),
+        "PUBLISH packets read from one client; above, it is read later. 0: any number.",
+        |c| &mut c.limits.message_rate_max,
+    ),
+    key(
+        "limits.byte_rate_max",
+        bytes(0, TIB),
+        "Bytes a second read from one client; above, it is read later. 0: any number.",
+        |c| &mut c.limits.byte_rate_max,
+    ),
+    key(
+        "limits.duplicate_login",
+        Kind::Choice(&["take_over", "refuse_newer"]),
+        "Who stays when a connected Client Identifier comes again. The specification wants take_over.",
+        |c| &mut c.limits.duplicate_login,
+    ),
     key("limits.qos_max", Kind::Choice(&["0", "1", "2"]), "Highest QoS accepted.", |c| {
         &mut c.limits.qos_max
     }),
@@ -282,6 +320,127 @@ pub(super) static KEYS: &[Key<Config>] = &[
         count(1, 100_000, "messages"),
         "Retained messages handed to a new subscription at a time.",
         |c| &mut c.limits.retained_slice_count,
+    ),
+    key(
+        "auth.chain",
+        BACKENDS,
+        "Backends, asked in this order until one knows the client. scram answers version 5 clients that ask for SCRAM-SHA-256, from the password file.",
+        |c| &mut c.auth.chain,
+    ),
+    key(
+        "auth.no_opinion",
+        Kind::Choice(&["deny", "allow"]),
+        "A client that no backend knows.",
+        |c| &mut c.auth.no_opinion,
+    ),
+    key(
+        "auth.on_error",
+        Kind::Choice(&["next", "refuse"]),
+        "A backend that fails or is late: ask the next one, or refuse the client (0x88).",
+        |c| &mut c.auth.on_error,
+    ),
+    key(
+        "auth.timeout",
+        Kind::Time { min: Duration::from_millis(10), max: Duration::from_secs(60) },
+        "For one backend's answer.",
+        |c| &mut c.auth.timeout,
+    ),
+    key(
+        "auth.concurrency_max",
+        count(1, 10_000, "questions"),
+        "Under way at a time to the HTTP endpoint, and to Redis. More wait, within auth.timeout.",
+        |c| &mut c.auth.concurrency_max,
+    ),
+    key(
+        "auth.hash_threads",
+        count(1, 256, "threads"),
+        "Threads that check passwords, nice to the shards. With 32 waiting for each, more clients are told to come later (0x89).",
+        |c| &mut c.auth.hash_threads,
+    ),
+    key(
+        "auth.password_file",
+        TEXT,
+        "Accounts, as octopus passwd or mosquitto_passwd write them. Empty: none.",
+        |c| &mut c.auth.password_file,
+    ),
+    key(
+        "auth.acl_file",
+        TEXT,
+        "Who may publish and subscribe to what: mosquitto's acl_file, or ours in a .yml. Empty: everyone all, but not publish to topics with $ in front. In force whether or not clients authenticate.",
+        |c| &mut c.auth.acl_file,
+    ),
+    key(
+        "auth.cache.ttl",
+        seconds(0, DAY_S),
+        "How long a backend's yes is remembered; 0s: not.",
+        |c| &mut c.auth.cache.ttl,
+    ),
+    key(
+        "auth.cache.negative_ttl",
+        seconds(0, DAY_S),
+        "How long its no is remembered; 0s: not.",
+        |c| &mut c.auth.cache.negative_ttl,
+    ),
+    key(
+        "auth.cache.count_max",
+        count(0, 10_000_000, "answers"),
+        "Remembered, of each kind.",
+        |c| &mut c.auth.cache.count_max,
+    ),
+    key("auth.jwt.secret", Kind::Secret, "For tokens with HS256, HS384, HS512.", |c| {
+        &mut c.auth.jwt.secret
+    }),
+    key(
+        "auth.jwt.key_file",
+        TEXT,
+        "Public key in PEM, or keys in a JWKS file, for RS, PS, ES and EdDSA. The token is the password; it must have exp.",
+        |c| &mut c.auth.jwt.key_file,
+    ),
+    key("auth.jwt.audience", TEXT, "What aud must hold; empty: anything.", |c| {
+        &mut c.auth.jwt.audience
+    }),
+    key("auth.jwt.issuer", TEXT, "What iss must be; empty: anything.", |c| &mut c.auth.jwt.issuer),
+    key("auth.jwt.user_claim", TEXT, "The claim that is the user name.", |c| {
+        &mut c.auth.jwt.user_claim
+    }),
+    key("auth.jwt.leeway", seconds(0, 3600), "How far clocks may differ.", |c| {
+        &mut c.auth.jwt.leeway
+    }),
+    key(
+        "auth.http.url",
+        Kind::Text { what: "a URL, http:// or https://", valid: is_url },
+        "Where to POST a client's name, user and password as JSON; see src/auth/http.rs.",
+        |c| &mut c.auth.http.url,
+    ),
+    key(
+        "auth.redis.prefix",
+        TEXT,
+        "Accounts are hashes <prefix>:<user> with password_hash and acl, in the Redis below.",
+        |c| &mut c.auth.redis.prefix,
+    ),
+    key(
+        "auth.ban.failures_max",
+        count(0, 1_000_000, "failures"),
+        "Of one address within the window; then it is banned. 0: never. Behind a proxy that hides addresses use 0.",
+        |c| &mut c.auth.ban.failures_max,
+    ),
+    key(
+        "auth.ban.flaps_max",
+        count(0, 1_000_000, "connects"),
+        "Of one Client Identifier within the window; then it is banned. 0: never.",
+        |c| &mut c.auth.ban.flaps_max,
+    ),
+    key("auth.ban.window", seconds(1, DAY_S), "In which failures and connects count.", |c| {
+        &mut c.auth.ban.window
+    }),
+    key("auth.ban.time", seconds(1, 365 * DAY_S), "How long such a ban lasts.", |c| {
+        &mut c.auth.ban.time
+    }),
+    key(
+        "auth.ban.list",
+        BAN_TARGETS,
+        "Always banned: address:10.0.0.0/8, user:eve, client:c1.",
+        |c| &mut c.auth.ban.list,
     ),
     key("redis.host", HOST, "Redis that the group shares.", |c| &mut c.redis.host),
     key("redis.port", PORT, "Its port.", |c| &mut c.redis.port),
@@ -455,6 +614,15 @@ fn is_host(text: &str) -> bool {
 
 fn is_network(text: &str) -> bool {
     octopus_runtime::stream::network(text).is_some()
+}
+
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    text.is_empty() || rest.is_some_and(is_host_and_path)
+}
+
+fn is_host_and_path(rest: &str) -> bool {
+    is_host(rest.split('/').next().unwrap_or_default()) && !rest.contains(char::is_whitespace)
 }
 
 /// `host:port`; an IPv6 address stands in brackets.

@@ -9,6 +9,7 @@
 //! A new key is a field here with its default, and one entry in `keys`. Its flag, environment
 //! variable, check, help text and line in `config/octopus.yml` follow from the entry.
 
+mod auth;
 mod check;
 mod error;
 mod keys;
@@ -20,9 +21,10 @@ mod yaml;
 
 use std::time::Duration;
 
-use octopus_engine::{Limits, Pick, QueueFull};
+use octopus_engine::{DuplicateLogin, Limits, Pick, QueueFull};
 use octopus_mqtt::QoS;
 
+pub use auth::{Auth, AuthCache, AuthHttp, AuthRedis, Ban, Jwt, NoOpinion, OnError};
 pub use error::{ConfigError, Nearest, Place, Warning};
 pub use load::{Effective, Flag, Loaded, Sources, load};
 pub use names::{is_setting, is_switch, is_switch_value};
@@ -40,6 +42,7 @@ pub struct Config {
     /// Limits of the node as a whole; [`limits_per_shard`] divides them.
     pub limits: Limits,
     pub connections: Connections,
+    pub auth: Auth,
     pub redis: Redis,
     pub cluster: Clustering,
     pub http: Http,
@@ -68,7 +71,7 @@ pub struct Broker {
     pub server_reference: String,
     /// Response Information; empty: none.
     pub response_information: String,
-    pub auth: Auth,
+    pub auth: AuthSwitch,
 }
 
 /// Where each kind of record is kept.
@@ -90,9 +93,9 @@ pub enum Storage {
     Redis,
 }
 
-/// Who may connect.
+/// Whether it matters who connects.
 #[derive(Clone, Debug, Default)]
-pub struct Auth {
+pub struct AuthSwitch {
     /// `false`: anyone may, with or without a user name.
     pub enable: bool,
 }
@@ -133,6 +136,10 @@ pub enum Shards {
 pub struct Connections {
     /// Open connections, all listeners together. More are accepted and closed at once.
     pub count_max: u32,
+    /// Of one address; 0: any number.
+    pub per_address_max: u32,
+    /// Of one user; 0: any number.
+    pub per_user_max: u32,
 }
 
 /// The Redis that a group shares.
@@ -271,7 +278,7 @@ impl Default for Broker {
             shared_pick: Pick::default(),
             server_reference: String::new(),
             response_information: String::new(),
-            auth: Auth::default(),
+            auth: AuthSwitch::default(),
         }
     }
 }
@@ -291,7 +298,7 @@ impl Default for Listener {
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { count_max: 1_000_000 }
+        Self { count_max: 1_000_000, per_address_max: 0, per_user_max: 0 }
     }
 }
 
@@ -379,6 +386,11 @@ impl Word for LogFormat {
 impl Word for QueueFull {
     const WORDS: &'static [(&'static str, Self)] =
         &[("drop_newest", Self::DropNewest), ("drop_oldest", Self::DropOldest)];
+}
+
+impl Word for DuplicateLogin {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("take_over", Self::TakeOver), ("refuse_newer", Self::RefuseNewer)];
 }
 
 impl Word for Pick {

@@ -6,14 +6,14 @@
 use octopus_mqtt::{TopicFilter, TopicName};
 
 /// The rules that hold for one client. Scope: connection; shared where clients have the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acl {
     pub rules: Vec<Rule>,
     /// What happens when no rule matches.
     pub otherwise: Verdict,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     pub verdict: Verdict,
     pub action: Action,
@@ -21,13 +21,13 @@ pub struct Rule {
     pub filter: Box<str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     Allow,
     Deny,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     Publish,
     Subscribe,

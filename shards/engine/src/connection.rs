@@ -10,6 +10,7 @@ use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Instant, OutBuffer, Remote};
+use crate::rate::Meter;
 use crate::receipt::Owed;
 use crate::subscriptions::SessionId;
 
@@ -46,6 +47,8 @@ pub(crate) struct Connection {
     pub(crate) user: Option<Box<str>>,
     pub(crate) acl: Option<Arc<Acl>>,
     pub(crate) extras: Option<Box<Extras>>,
+    /// Made with the first bytes, if a rate is configured.
+    pub(crate) meter: Option<Box<Meter>>,
     /// Acknowledgements that wait; `None` if none does.
     pub(crate) owed: Option<Box<Owed>>,
 }
@@ -92,6 +95,8 @@ pub(crate) enum Pause {
     AwaitingAnswer = 2,
     /// As many of its messages as we take at a time wait to be acknowledged.
     AwaitingReceipts = 4,
+    /// It is ahead of its rate.
+    Rate = 8,
 }
 
 impl Connection {
@@ -116,6 +121,7 @@ impl Connection {
             user: None,
             acl: None,
             extras: None,
+            meter: None,
             owed: None,
         }
     }

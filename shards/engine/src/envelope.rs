@@ -69,8 +69,13 @@ pub enum Envelope {
     Group(Box<GroupEnvelope>),
     /// Shard to hub: may this client connect?
     Authenticate(Box<AuthRequest>),
-    /// Hub to shard: the answer.
+    /// Hub to shard: the answer. One that was not asked for changes what a live connection
+    /// may do, or ends it.
     Authenticated(Box<AuthAnswer>),
+    /// Shard to hub, if it authenticates: a connection that `Authenticate` named is gone.
+    Parted {
+        connection: ConnectionId,
+    },
     /// Shard to hub: a client may connect; whose is its session?
     Claim(Box<Claim>),
     /// Hub to shard: it is this node's now.
@@ -359,5 +364,10 @@ pub enum AuthOutcome {
     },
     Refused {
         reason: ReasonCode,
+    },
+    /// Unasked, to a live connection: from now on it may do this; `None`: everything.
+    /// Subscriptions that are no longer allowed end.
+    Changed {
+        acl: Option<Arc<Acl>>,
     },
 }

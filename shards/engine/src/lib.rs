@@ -26,6 +26,7 @@ mod latency;
 mod limits;
 mod message;
 mod query;
+mod rate;
 mod receipt;
 mod recent;
 mod refusal;

@@ -47,6 +47,13 @@ pub struct Limits {
     pub session_count_max: u32,
     /// Longest Session Expiry Interval; a 3.1.1 session that is not clean gets it too.
     pub session_expiry_max: Duration,
+    /// PUBLISH packets a second from one client; 0: any. A client above it is read later;
+    /// nothing is dropped. A second's worth may come at once. Per connection.
+    pub message_rate_max: u32,
+    /// Bytes a second from one client; 0: any. As `message_rate_max`. Per connection.
+    pub byte_rate_max: usize,
+    /// Who stays when a Client Identifier that is connected comes again.
+    pub duplicate_login: DuplicateLogin,
     /// Highest QoS the server accepts (Maximum QoS), 0 to 2.
     pub qos_max: octopus_mqtt::QoS,
     /// `false`: a RETAIN flag is refused (0x9A) and CONNACK says so.
@@ -66,6 +73,16 @@ pub enum QueueFull {
     DropNewest,
     /// The oldest queued message that was not sent yet is dropped for the new one.
     DropOldest,
+}
+
+/// What happens to a CONNECT with the Client Identifier of a live connection. Both are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DuplicateLogin {
+    /// The newer connection takes the session over [MQTT-3.1.4-3].
+    TakeOver,
+    /// The newer connection is refused (0x85) as long as the older one lives. Against the
+    /// letter of the specification, for those who need it.
+    RefuseNewer,
 }
 
 impl Default for Limits {
@@ -88,6 +105,9 @@ impl Default for Limits {
             retained_bytes_max: 1 << 30,
             session_count_max: 1_000_000,
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
+            message_rate_max: 0,
+            byte_rate_max: 0,
+            duplicate_login: DuplicateLogin::TakeOver,
             qos_max: octopus_mqtt::QoS::ExactlyOnce,
             retain_available: true,
             shared_payload_min: 2048,

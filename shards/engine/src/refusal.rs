@@ -43,6 +43,8 @@ pub(crate) enum Refusal {
     ConnectTimeout,
     /// Another connection came with the same Client Identifier [MQTT-3.1.4-3].
     TakenOver,
+    /// The Client Identifier is connected, and the older connection stays.
+    ClientIdInUse,
     /// This node keeps as many sessions as it may.
     TooManySessions,
     /// Authentication said no, or an operator did.
@@ -80,6 +82,9 @@ impl Refusal {
             Self::KeepAliveTimeout => (R::KeepAliveTimeout, "nothing within 1.5 x Keep Alive"),
             Self::ConnectTimeout => (R::UnspecifiedError, "no CONNECT in time"),
             Self::TakenOver => (R::SessionTakenOver, "taken over by a newer connection"),
+            Self::ClientIdInUse => {
+                (R::ClientIdNotValid, "the Client Identifier is connected already")
+            }
             Self::TooManySessions => (R::QuotaExceeded, "no room for another session"),
             Self::Told(reason) => (reason, reason.name()),
         };

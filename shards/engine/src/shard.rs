@@ -128,6 +128,8 @@ pub(crate) enum Timer {
     Linger(ConnectionId),
     SessionEnd(SessionRef),
     Will(SessionRef),
+    /// Read a client again that was ahead of its rate.
+    Rate(ConnectionId),
     /// A session that moves has had its time.
     Handover(SessionRef),
     /// Go on with a retained replay that used up its share of a turn.
@@ -300,6 +302,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.last_received = self.now;
         self.stats.bytes_received += bytes.len() as u64;
+        let published_before = self.stats.publish_received.iter().sum::<u64>();
         if connection.inbox.is_empty() {
             let used = self.packets(id, bytes);
             if used < bytes.len()
@@ -312,6 +315,33 @@ impl Shard {
             self.read_inbox(id);
         }
         self.pause_if_waiting(id);
+        let published = self.stats.publish_received.iter().sum::<u64>() - published_before;
+        self.charge(id, published, bytes.len() as u64);
+    }
+
+    /// Charges a connection for what it sent, and reads it later if it is ahead of its rate.
+    fn charge(&mut self, id: ConnectionId, messages: u64, bytes: u64) {
+        let limits = &self.config.limits;
+        if limits.message_rate_max == 0 && limits.byte_rate_max == 0 {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let meter = connection.meter.get_or_insert_default();
+        let Some(resume_at) = meter.charge(messages, bytes, limits, self.now) else { return };
+        self.timers.arm(resume_at, Timer::Rate(id));
+        self.stats.reads_slowed += 1;
+        if connection.pause(Pause::Rate) {
+            self.push(Output::PauseReading { connection: id });
+        }
+    }
+
+    fn resume_rate(&mut self, id: ConnectionId) {
+        let limits = &self.config.limits;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let meter = connection.meter.get_or_insert_default();
+        if meter.charge(0, 0, limits, self.now).is_none() && connection.resume(Pause::Rate) {
+            self.push(Output::ResumeReading { connection: id });
+        }
     }
 
     /// Handles the whole packets that wait in the inbox.
@@ -550,6 +580,7 @@ impl Shard {
             }
             Timer::SessionEnd(session) => self.session_end_due(session),
             Timer::Will(session) => self.will_due(session),
+            Timer::Rate(id) => self.resume_rate(id),
             Timer::Handover(session) => self.handover_due(session),
             Timer::Replay(session) => self.pump(session.id),
         }

@@ -38,6 +38,16 @@ pub struct Stats {
     pub connects_refused: u64,
     /// Connections taken over by a newer one with the same Client Identifier.
     pub takeovers: u64,
+    /// Connections refused because their Client Identifier was connected
+    /// ([`crate::DuplicateLogin::RefuseNewer`]).
+    pub duplicates_refused: u64,
+    /// Entries of SUBSCRIBE that the client's rules did not allow. A denied PUBLISH is in the
+    /// ledger, as dropped.
+    pub subscribes_denied: u64,
+    /// Subscriptions ended because the client's rules changed.
+    pub subscriptions_revoked: u64,
+    /// Times a client was read later because it was above its message or byte rate.
+    pub reads_slowed: u64,
     /// Sessions that ended because their expiry interval was over.
     pub sessions_expired: u64,
     /// All control packets and bytes, in and out.

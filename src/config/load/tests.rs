@@ -125,9 +125,18 @@ logging:
     root: info
 ";
 
+/// The predecessor let every user in that had a name; here it has to be said who is one.
+const ACCOUNTS: &[&str] = &["auth.password_file=passwords"];
+
+#[test]
+fn authentication_without_accounts_is_told_before_the_start() {
+    let found = errors(sources(APPLICATION_YML, &[], &[]));
+    assert_eq!(found, ["auth.password_file: not given; password_file in auth.chain needs it"]);
+}
+
 #[test]
 fn a_file_of_the_predecessor_is_read() {
-    let loaded = good(APPLICATION_YML, &[("BROKER_ID", "BROKER7")], &[]);
+    let loaded = good(APPLICATION_YML, &[("BROKER_ID", "BROKER7")], ACCOUNTS);
     let (broker, redis) = (&loaded.config.broker, &loaded.config.redis);
     assert_eq!((broker.group.as_str(), broker.id.as_str()), ("GROUP1", "BROKER7"));
     assert_eq!((broker.host.as_str(), broker.port), ("0.0.0.0", 20001));
@@ -148,7 +157,7 @@ fn what_a_file_of_the_predecessor_has_beside_is_warned_about() {
         "test.yml:33: spring.redis.lettuce.pool.max-active: not a key of Octopus; ignored",
         "test.yml:36: logging.level.root: not a key of Octopus; ignored",
     ];
-    let mut warnings = warnings(&good(APPLICATION_YML, &[], &[]));
+    let mut warnings = warnings(&good(APPLICATION_YML, &[], ACCOUNTS));
     warnings.sort_by_key(|line| line.split(':').nth(1).and_then(|line| line.parse::<u32>().ok()));
     assert_eq!(warnings, expected);
 }

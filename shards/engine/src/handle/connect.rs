@@ -16,6 +16,7 @@ use crate::envelope::{
     AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Envelope, Peer, Presence,
 };
 use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
+use crate::limits::DuplicateLogin;
 use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::session::NEVER;
@@ -111,7 +112,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let body = match &mut connection.phase {
             Phase::AwaitingAnswer { connect } => std::mem::take(connect),
-            Phase::Connected { .. } => return self.authenticated_again(id, outcome),
+            Phase::Connected { .. } | Phase::AwaitingClaim { .. } => {
+                return self.authenticated_again(id, outcome);
+            }
             _ => return,
         };
         if let AuthOutcome::Continue { data } = outcome {
@@ -159,7 +162,7 @@ impl Shard {
         let (user, acl, data) = match outcome {
             AuthOutcome::Granted { user, acl, data } => (user, acl, data),
             AuthOutcome::Refused { reason } => return Err(Refusal::Told(reason)),
-            AuthOutcome::Continue { .. } => return Ok(()),
+            AuthOutcome::Continue { .. } | AuthOutcome::Changed { .. } => return Ok(()),
         };
         let Some(connection) = self.connections.get_mut(id) else { return Ok(()) };
         connection.user = user.or_else(|| connect.user_name.map(Into::into));
@@ -196,6 +199,7 @@ impl Shard {
             found.epoch = epoch;
         }
         self.attach(id, session, connect);
+        self.revoke_subscriptions(id);
         self.write_connack(id, connect, session_present, assigned, data);
         self.notice_connected(id, session, session_present);
         self.arm_keep_alive(id);
@@ -214,6 +218,10 @@ impl Shard {
         if let Some(session) = self.sessions.find(client_id) {
             let old = self.sessions.get(session).and_then(|session| session.connection);
             if let Some(old) = old {
+                if self.limits().duplicate_login == DuplicateLogin::RefuseNewer {
+                    self.stats.duplicates_refused += 1;
+                    return Err(Refusal::ClientIdInUse);
+                }
                 self.stats.takeovers += 1;
                 self.refuse(old, Refusal::TakenOver);
             }

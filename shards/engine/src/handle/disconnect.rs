@@ -8,8 +8,8 @@ use octopus_mqtt::{
 
 use crate::connection::{Phase, discards_will};
 use crate::durable::Change;
-use crate::envelope::{GroupEvent, Presence, SessionRef};
-use crate::event::{ConnectionId, DisconnectReason, Notice};
+use crate::envelope::{Envelope, GroupEvent, Peer, Presence, SessionRef};
+use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
 use crate::handover::Moving;
 use crate::message::Dropped;
 use crate::recent::What;
@@ -118,11 +118,15 @@ impl Shard {
         let session = match phase {
             Phase::Connected { session } => session,
             Phase::Closing => return,
-            _ => {
+            waiting => {
                 self.stats.connects_refused += 1;
+                if !matches!(waiting, Phase::AwaitingConnect) {
+                    self.tell_parted(id);
+                }
                 return self.notice(Notice::Refused { client: None, address, reason });
             }
         };
+        self.tell_parted(id);
         self.stats.parted(listener);
         self.latency.forget(id);
         let Some(found) = self.sessions.get_mut(session) else { return };
@@ -135,6 +139,14 @@ impl Shard {
         self.tell_presence(session, Presence::Offline);
         self.return_shared(session);
         self.wait_alone(session);
+    }
+
+    /// Tells the hub that a connection it was asked about is gone.
+    fn tell_parted(&mut self, id: ConnectionId) {
+        if self.config.authenticate {
+            let envelope = Envelope::Parted { connection: id };
+            self.push(Output::Send { to: Peer::Hub, envelope });
+        }
     }
 
     /// The session's client is away: starts its expiry and its will's delay, or goes on with

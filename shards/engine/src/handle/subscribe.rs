@@ -47,6 +47,7 @@ impl Shard {
             let subscription_id = packet.properties.subscription_id.unwrap_or(0);
             let reason = match self.may_subscribe(id, session, entry.filter) {
                 Err(reason) => {
+                    self.stats.subscribes_denied += u64::from(reason == ReasonCode::NotAuthorized);
                     let client = self.sessions.get(session.id).map_or("", |s| &s.client_id);
                     let what = What::SubscriptionRefused(reason);
                     self.recent.note(self.now, client, entry.filter.as_str(), what);

@@ -22,14 +22,7 @@ impl Shard {
         let Some(session) = connection.session() else { return Ok(()) };
         let mut reasons = Vec::with_capacity(packet.filters.len());
         for filter in packet.filters.iter() {
-            let existed = match filter.shared() {
-                Some(_) => self.remove_shared(session, filter),
-                None => self.remove(session, filter),
-            };
-            if existed {
-                let text = filter.as_str();
-                self.record(session, || Change::Unsubscribed { filter: text.into() });
-            }
+            let existed = self.unsubscribe_one(session, filter);
             let reason =
                 if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
             reasons.push(reason as u8);
@@ -43,6 +36,19 @@ impl Shard {
             unsuback.encode_unsuback(version, out);
         }
         Ok(())
+    }
+
+    /// Ends one subscription; `false` if there is none with this filter.
+    pub(crate) fn unsubscribe_one(&mut self, session: SessionId, filter: TopicFilter<'_>) -> bool {
+        let existed = match filter.shared() {
+            Some(_) => self.remove_shared(session, filter),
+            None => self.remove(session, filter),
+        };
+        if existed {
+            let text = filter.as_str();
+            self.record(session, || Change::Unsubscribed { filter: text.into() });
+        }
+        existed
     }
 
     fn remove(&mut self, session: SessionId, filter: TopicFilter<'_>) -> bool {

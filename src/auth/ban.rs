@@ -1,0 +1,224 @@
+//! Who is kept out for a while: by address, user or Client Identifier; put on the list by
+//! hand, or for failing or flapping.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use super::address::Network;
+use super::credentials::Credentials;
+
+/// Bans at a time; more are not taken, the list has to be short to be looked through.
+const COUNT_MAX: usize = 10_000;
+/// Names and addresses whose failures are counted at a time, in each of two generations.
+const COUNTED_MAX: usize = 50_000;
+
+/// Whom a ban keeps out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    Address(Network),
+    User(Box<str>),
+    Client(Box<str>),
+}
+
+/// `address:10.0.0.0/8`, `user:roger` or `client:sensor-1`.
+impl FromStr for Target {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.split_once(':').ok_or(())? {
+            ("address", network) => network.parse().map(Self::Address),
+            ("user", name) if !name.is_empty() => Ok(Self::User(name.into())),
+            ("client", name) if !name.is_empty() => Ok(Self::Client(name.into())),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(network) => write!(f, "address:{network}"),
+            Self::User(name) => write!(f, "user:{name}"),
+            Self::Client(name) => write!(f, "client:{name}"),
+        }
+    }
+}
+
+/// The ban list. Scope: node.
+#[derive(Debug, Default)]
+pub(crate) struct Bans {
+    /// Until when; `None`: until taken off.
+    exact: HashMap<Target, Option<Instant>>,
+    /// Networks of more than one address, looked through in turn.
+    networks: Vec<(Network, Option<Instant>)>,
+}
+
+impl Bans {
+    /// Puts `target` on the list; `false` if the list is full.
+    pub(crate) fn add(&mut self, target: Target, until: Option<Instant>) -> bool {
+        if self.exact.len() + self.networks.len() >= COUNT_MAX {
+            return false;
+        }
+        match target {
+            Target::Address(network) if !is_one(&network) => {
+                self.networks.retain(|(other, _)| *other != network);
+                self.networks.push((network, until));
+            }
+            target => {
+                self.exact.insert(target, until);
+            }
+        }
+        true
+    }
+
+    /// Takes `target` off the list; `false` if it was not on it.
+    pub(crate) fn remove(&mut self, target: &Target) -> bool {
+        let count = self.networks.len();
+        if let Target::Address(network) = target {
+            self.networks.retain(|(other, _)| other != network);
+        }
+        self.exact.remove(target).is_some() || self.networks.len() < count
+    }
+
+    pub(crate) fn is_banned(&self, who: &Credentials, now: Instant) -> bool {
+        let holds = |until: &Option<Instant>| until.is_none_or(|until| until > now);
+        let listed = |target| self.exact.get(&target).is_some_and(holds);
+        if self.exact.is_empty() && self.networks.is_empty() {
+            return false;
+        }
+        let by_address = who.address.is_some_and(|address| {
+            listed(Target::Address(address.into()))
+                || self.networks.iter().any(|(net, until)| net.contains(address) && holds(until))
+        });
+        by_address
+            || who.user.as_ref().is_some_and(|user| listed(Target::User(user.clone())))
+            || listed(Target::Client(who.client.clone()))
+    }
+
+    /// Forgets what has run out.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        let holds = |until: &Option<Instant>| until.is_none_or(|until| until > now);
+        self.exact.retain(|_, until| holds(until));
+        self.networks.retain(|(_, until)| holds(until));
+    }
+
+    /// Everyone on the list, and for how long from `now` on.
+    pub(crate) fn list(&self, now: Instant) -> Vec<(Target, Option<Duration>)> {
+        let left =
+            |until: &Option<Instant>| until.map(|until| until.saturating_duration_since(now));
+        let exact = self.exact.iter().map(|(target, until)| (target.clone(), left(until)));
+        let networks =
+            self.networks.iter().map(|(net, until)| (Target::Address(*net), left(until)));
+        exact.chain(networks).collect()
+    }
+}
+
+fn is_one(network: &Network) -> bool {
+    !network.to_string().contains('/')
+}
+
+/// Counts what should not happen often, by name. Scope: node.
+#[derive(Debug)]
+pub(crate) struct Strikes<K> {
+    counts: HashMap<K, (u32, Instant)>,
+    old: HashMap<K, (u32, Instant)>,
+    /// 0: never strikes out.
+    count_max: u32,
+    window: Duration,
+}
+
+impl<K: std::hash::Hash + Eq> Strikes<K> {
+    pub(crate) fn new(count_max: u32, window: Duration) -> Self {
+        Self { counts: HashMap::new(), old: HashMap::new(), count_max, window }
+    }
+
+    /// Counts one more; `true` if that makes `count_max` within the window.
+    pub(crate) fn strike(&mut self, key: K, now: Instant) -> bool {
+        if self.count_max == 0 {
+            return false;
+        }
+        if self.counts.len() >= COUNTED_MAX {
+            self.old = std::mem::take(&mut self.counts);
+        }
+        let before = self.counts.get(&key).or_else(|| self.old.get(&key)).copied();
+        let (count, since) = before
+            .filter(|(_, since)| now.saturating_duration_since(*since) < self.window)
+            .unwrap_or((0, now));
+        if count + 1 >= self.count_max {
+            self.counts.remove(&key);
+            self.old.remove(&key);
+            return true;
+        }
+        self.counts.insert(key, (count + 1, since));
+        false
+    }
+}
+
+/// Failures are counted by address, reconnects by Client Identifier.
+pub(crate) type Failures = Strikes<IpAddr>;
+pub(crate) type Flaps = Strikes<Box<str>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(address: &str, user: &str, client: &str) -> Credentials {
+        Credentials {
+            address: address.parse().ok(),
+            user: Some(user.into()),
+            client: client.into(),
+            ..Credentials::default()
+        }
+    }
+
+    #[test]
+    fn a_ban_holds_for_its_target_until_it_ends() {
+        let mut bans = Bans::default();
+        let now = Instant::now();
+        let until = now + Duration::from_secs(60);
+        for target in ["address:10.0.0.0/8", "address:1.2.3.4", "user:eve", "client:c1"] {
+            assert!(bans.add(target.parse().expect(target), Some(until)), "{target}");
+        }
+        let clients = [
+            (who("10.9.9.9", "a", "b"), true),
+            (who("1.2.3.4", "a", "b"), true),
+            (who("1.2.3.5", "a", "b"), false),
+            (who("1.2.3.5", "eve", "b"), true),
+            (who("1.2.3.5", "a", "c1"), true),
+        ];
+        for (client, expected) in &clients {
+            assert_eq!(bans.is_banned(client, now), *expected, "{client:?}");
+            assert!(!bans.is_banned(client, until), "{client:?}");
+        }
+        assert_eq!(bans.list(now).len(), 4);
+        assert!(bans.remove(&"address:10.0.0.0/8".parse().expect("a target")));
+        assert!(!bans.is_banned(&clients[0].0, now));
+        bans.sweep(until);
+        assert!(bans.list(until).is_empty());
+    }
+
+    #[test]
+    fn so_many_failures_within_the_window_strike_out() {
+        let mut failures = Failures::new(3, Duration::from_secs(10));
+        let (address, now) = ("1.2.3.4".parse().expect("an address"), Instant::now());
+        assert!(!failures.strike(address, now) && !failures.strike(address, now));
+        assert!(failures.strike(address, now + Duration::from_secs(9)));
+        assert!(!failures.strike(address, now + Duration::from_secs(9)), "counted anew");
+        let late = now + Duration::from_secs(30);
+        assert!(!failures.strike(address, late));
+        assert!(!failures.strike(address, late + Duration::from_secs(11)), "the window is over");
+    }
+
+    #[test]
+    fn targets_are_read_and_written() {
+        for text in ["address:10.0.0.0/8", "address:::1", "user:a:b", "client:c"] {
+            assert_eq!(text.parse::<Target>().expect(text).to_string(), text);
+        }
+        for bad in ["", "address:x", "user:", "group:a", "10.0.0.0/8"] {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! Answers the shards' questions, and takes rights back that have ended.
+//!
+//! Two tasks: one takes what the hub passes on and gives each question a task of its own; the
+//! other looks once a second for changed files and for rights that have run out. They meet in
+//! the registry, behind locks that are held for a look-up and never across a wait.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use octopus_engine::{Acl, AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Verdict};
+use octopus_mqtt::ReasonCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+
+use super::acl::{Policy, Shared};
+use super::ban::{Bans, Failures, Flaps, Target};
+use super::chain::{Chain, lock};
+use super::credentials::{Credentials, Grant, Proof};
+use super::files::{Files, Reloaded, Sources, Which};
+use super::log::Quiet;
+use super::password::Stored;
+use super::registry::{Admitted, Key, Registry};
+use super::scram::{self, ClientFirst, Exchange};
+use super::stats::AuthStats;
+use crate::config::{self, Config, NoOpinion};
+use crate::hub::{AuthEvent, AuthQuestion, Hub};
+
+/// Between two looks at the files and at the clock.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Why authentication did not start; its text says what and where.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What others may ask of authentication. Cheap to clone. Scope: node.
+#[derive(Clone)]
+pub struct Auth {
+    state: Arc<State>,
+}
+
+/// Authentication before it runs.
+pub struct Service {
+    auth: Auth,
+    sources: Sources,
+}
+
+/// Scope: node.
+struct State {
+    hub: Hub,
+    chain: Chain,
+    config: config::Auth,
+    limits: config::Connections,
+    files: Mutex<Files>,
+    registry: Mutex<Registry>,
+    rules: Mutex<Shared>,
+    bans: Mutex<Bans>,
+    failures: Mutex<Failures>,
+    flaps: Mutex<Flaps>,
+    stats: Mutex<AuthStats>,
+    log: Mutex<Quiet>,
+    reload: Notify,
+}
+
+/// Whether shards have to ask before they let a client in.
+pub(crate) fn is_needed(config: &Config) -> bool {
+    let limits = &config.connections;
+    config.broker.auth.enable
+        || !config.auth.acl_file.is_empty()
+        || !config.auth.ban.list.is_empty()
+        || config.auth.ban.flaps_max > 0
+        || limits.per_address_max > 0
+        || limits.per_user_max > 0
+}
+
+impl Service {
+    /// Reads the files of the configuration.
+    ///
+    /// # Errors
+    /// A file that cannot be used, or a backend that cannot be.
+    pub fn new(config: &Config, hub: Hub) -> Result<Self, StartError> {
+        let mut auth = config.auth.clone();
+        if !config.broker.auth.enable {
+            // Anyone may connect; bans, limits and the ACL file hold all the same.
+            auth.chain.clear();
+            auth.no_opinion = NoOpinion::Allow;
+        }
+        let mut sources = Sources::new(&auth);
+        let mut files = Files::default();
+        if let Some((path, error)) = sources.reload(&mut files, Which::All).errors.pop() {
+            return Err(StartError(format!("{}: {error}", path.display())));
+        }
+        let chain = Chain::new(&auth, &config.redis)
+            .map_err(|cause| StartError(format!("auth: {cause}")))?;
+        let mut bans = Bans::default();
+        for target in auth.ban.list.iter().filter_map(|text| text.parse().ok()) {
+            bans.add(target, None);
+        }
+        let window = auth.ban.window;
+        let state = State {
+            hub,
+            chain,
+            limits: config.connections.clone(),
+            files: Mutex::new(files),
+            registry: Mutex::default(),
+            rules: Mutex::default(),
+            bans: Mutex::new(bans),
+            failures: Mutex::new(Failures::new(auth.ban.failures_max, window)),
+            flaps: Mutex::new(Flaps::new(auth.ban.flaps_max, window)),
+            stats: Mutex::default(),
+            log: Mutex::default(),
+            reload: Notify::new(),
+            config: auth,
+        };
+        Ok(Self { auth: Auth { state: Arc::new(state) }, sources })
+    }
+
+    pub fn auth(&self) -> Auth {
+        self.auth.clone()
+    }
+
+    /// Answers until the hub has ended.
+    pub async fn run(self, mut events: mpsc::UnboundedReceiver<AuthEvent>) {
+        let state = self.auth.state;
+        let watch = tokio::spawn(watch(Arc::clone(&state), self.sources));
+        while let Some(event) = events.recv().await {
+            match event {
+                AuthEvent::Asked(question) => {
+                    state.note(&question);
+                    tokio::spawn(answer(Arc::clone(&state), question));
+                }
+                AuthEvent::Parted { shard, connection } => {
+                    lock(&state.registry).remove((shard, connection));
+                }
+            }
+        }
+        watch.abort();
+    }
+}
+
+impl Auth {
+    pub fn stats(&self) -> AuthStats {
+        let mut stats = lock(&self.state.stats).clone();
+        stats.bans = lock(&self.state.bans).list(Instant::now()).len() as u64;
+        stats
+    }
+
+    /// Reads all files again, as SIGHUP does.
+    pub fn reload(&self) {
+        self.state.reload.notify_one();
+    }
+
+    /// Keeps `target` out, for a while or until it is taken off the list; clients of it that
+    /// are connected go. `false` if the list is full.
+    pub fn ban(&self, target: Target, time: Option<Duration>) -> bool {
+        self.state.ban(target, time)
+    }
+
+    /// Takes `target` off the list; `false` if it was not on it.
+    pub fn unban(&self, target: &Target) -> bool {
+        lock(&self.state.bans).remove(target)
+    }
+
+    /// The ban list: who, and for how long still.
+    pub fn bans(&self) -> Vec<(Target, Option<Duration>)> {
+        lock(&self.state.bans).list(Instant::now())
+    }
+}
+
+async fn answer(state: Arc<State>, question: AuthQuestion) {
+    let (shard, request) = (question.shard, &question.request);
+    let key = (shard, request.connection);
+    let outcome = match &request.exchange {
+        Some(exchange) => state.exchange(key, request, exchange),
+        None => state.decide(key, request).await,
+    };
+    let result = match &outcome {
+        AuthOutcome::Granted { .. } => "granted",
+        AuthOutcome::Continue { .. } => "continue",
+        _ => "refused",
+    };
+    lock(&state.stats).count("chain", result);
+    state.tell(key, outcome);
+}
+
+async fn watch(state: Arc<State>, mut sources: Sources) {
+    let mut clock = tokio::time::interval(LOOK_EVERY);
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return tracing::error!("SIGHUP cannot be caught; files are not read again");
+    };
+    loop {
+        let which = tokio::select! {
+            _ = clock.tick() => Which::Changed,
+            _ = hangup.recv() => Which::All,
+            () = state.reload.notified() => Which::All,
+        };
+        let mut files = lock(&state.files).clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let reloaded = sources.reload(&mut files, which);
+            (sources, files, reloaded)
+        });
+        let Ok((kept, files, reloaded)) = read.await else { return };
+        sources = kept;
+        state.take(files, &reloaded);
+        state.expire(SystemTime::now());
+        lock(&state.bans).sweep(Instant::now());
+    }
+}
+
+impl State {
+    /// Notes a connection with its first question, before any task may see its end.
+    fn note(&self, question: &AuthQuestion) {
+        let is_first = question
+            .request
+            .exchange
+            .as_ref()
+            .is_none_or(|exchange| exchange.step == AuthStep::Start);
+        if is_first {
+            let key = (question.shard, question.request.connection);
+            lock(&self.registry).insert(key, &Credentials::of(&question.request));
+        }
+    }
+
+    fn tell(&self, (shard, connection): Key, outcome: AuthOutcome) {
+        self.hub.authenticated(shard, AuthAnswer { connection, outcome });
+    }
+
+    async fn decide(&self, key: Key, request: &AuthRequest) -> AuthOutcome {
+        let who = Credentials::of(request);
+        if let Err(refused) = self.may_try(&who) {
+            return refused;
+        }
+        let files = lock(&self.files).clone();
+        match self.chain.ask(&who, &files, &self.stats).await {
+            Ok(grant) => self.admit(key, who, grant, None),
+            Err(reason) => self.refuse(&who, reason, "no backend lets this client in"),
+        }
+    }
+
+    /// What is asked before any backend is: bans and the limit of the address.
+    fn may_try(&self, who: &Credentials) -> Result<(), AuthOutcome> {
+        let now = Instant::now();
+        if lock(&self.bans).is_banned(who, now) {
+            lock(&self.stats).banned += 1;
+            return Err(self.turn_away(who, ReasonCode::Banned, "banned"));
+        }
+        let max = self.limits.per_address_max;
+        let count = who.address.map_or(0, |address| lock(&self.registry).count_from(address));
+        if max > 0 && count > max {
+            lock(&self.stats).over_address_limit += 1;
+            let why = "too many connections from this address";
+            return Err(self.turn_away(who, ReasonCode::QuotaExceeded, why));
+        }
+        let is_named = !who.client.is_empty();
+        if is_named && lock(&self.flaps).strike(who.client.clone(), now) {
+            lock(&self.stats).bans_for_flapping += 1;
+            self.ban(Target::Client(who.client.clone()), Some(self.config.ban.time));
+            return Err(self.turn_away(who, ReasonCode::Banned, "banned for flapping"));
+        }
+        Ok(())
+    }
+
+    /// Lets a client in with what its backend granted.
+    fn admit(
+        &self,
+        key: Key,
+        mut who: Credentials,
+        grant: Grant,
+        data: Option<Box<[u8]>>,
+    ) -> AuthOutcome {
+        let files = lock(&self.files).clone();
+        if !still_stands(&grant, &files) {
+            let why = "the account changed meanwhile";
+            return self.refuse(&who, ReasonCode::BadUserNameOrPassword, why);
+        }
+        match &grant.user {
+            Some(user) => who.user = Some(user.clone()),
+            None if grant.is_unproven => who.user = None,
+            None => {}
+        }
+        let acl = self.acl(&who, &grant, &files);
+        let mut registry = lock(&self.registry);
+        let max = self.limits.per_user_max;
+        let is_new = registry.get_mut(key).is_some_and(|live| live.admitted.is_none());
+        let has_all = who.user.as_ref().is_some_and(|user| registry.count_of(user) >= max);
+        if max > 0 && is_new && has_all {
+            drop(registry);
+            lock(&self.stats).over_user_limit += 1;
+            let why = "too many connections of this user";
+            return self.turn_away(&who, ReasonCode::QuotaExceeded, why);
+        }
+        let user = grant.user.clone();
+        registry.admit(key, &who, Admitted { grant, acl: acl.clone() });
+        AuthOutcome::Granted { user, acl, data }
+    }
+
+    /// The rules of one client; `None` if neither its backend nor a file has any.
+    fn acl(&self, who: &Credentials, grant: &Grant, files: &Files) -> Option<Arc<Acl>> {
+        let own = grant.rules.as_deref();
+        let none = Policy { entries: Vec::new(), otherwise: Verdict::Deny };
+        let acl = match (&files.policy, own) {
+            (None, None) => return None,
+            (None, Some(_)) => none.rules_for(who, own),
+            (Some(policy), _) => policy.rules_for(who, own),
+        };
+        Some(lock(&self.rules).intern(acl))
+    }
+
+    // --- enhanced authentication (§4.12) ---
+
+    fn exchange(&self, key: Key, request: &AuthRequest, exchange: &AuthExchange) -> AuthOutcome {
+        let mut who = Credentials::of(request);
+        let is_offered = self.config.chain.iter().any(|name| name == "scram");
+        if !is_offered || &*exchange.method != scram::METHOD {
+            return self.turn_away(
+                &who,
+                ReasonCode::BadAuthenticationMethod,
+                "this authentication method is not offered",
+            );
+        }
+        match exchange.step {
+            AuthStep::Continue => self.finish_exchange(key, who, &exchange.data),
+            AuthStep::Start => match self.may_try(&who) {
+                Ok(()) => self.begin_exchange(key, &who, &exchange.data, None),
+                Err(refused) => refused,
+            },
+            AuthStep::Again => {
+                let known = lock(&self.registry).get_mut(key).map(|live| live.who.user.clone());
+                who.user = known.flatten();
+                let user = who.user.clone().unwrap_or_default();
+                self.begin_exchange(key, &who, &exchange.data, Some(&user))
+            }
+        }
+    }
+
+    /// `only`: the user that a re-authentication has to be for.
+    fn begin_exchange(
+        &self,
+        key: Key,
+        who: &Credentials,
+        data: &[u8],
+        only: Option<&str>,
+    ) -> AuthOutcome {
+        let Some(first) = ClientFirst::parse(data) else {
+            return self.refuse(who, ReasonCode::NotAuthorized, "no SCRAM message");
+        };
+        if only.is_some_and(|only| only != first.user) {
+            return self.refuse(who, ReasonCode::NotAuthorized, "another user than before");
+        }
+        let files = lock(&self.files).clone();
+        let account = files.accounts.as_ref().and_then(|accounts| accounts.get(&first.user));
+        let keys = account.and_then(|account| match &*account.stored {
+            Stored::Scram(keys) => Some(keys.clone()),
+            _ => None,
+        });
+        let decoy = scram::decoy(&first.user, self.chain.hasher().key());
+        let Some((exchange, data)) = Exchange::begin(first, keys, decoy) else {
+            return self.turn_away(who, ReasonCode::ServerUnavailable, "no random bytes");
+        };
+        if let Some(live) = lock(&self.registry).get_mut(key) {
+            live.exchange = Some(Box::new(exchange));
+        }
+        AuthOutcome::Continue { data: data.into() }
+    }
+
+    fn finish_exchange(&self, key: Key, mut who: Credentials, data: &[u8]) -> AuthOutcome {
+        let mut registry = lock(&self.registry);
+        let exchange = registry.get_mut(key).and_then(|live| {
+            who.client.clone_from(&live.who.client);
+            live.exchange.take()
+        });
+        drop(registry);
+        let user = exchange.as_ref().map(|exchange| exchange.user.clone());
+        who.user.clone_from(&user);
+        let files = lock(&self.files).clone();
+        let stored = user.as_ref().and_then(|user| {
+            let account = files.accounts.as_ref()?.get(user)?;
+            Some(account.text.clone())
+        });
+        let proven = exchange.and_then(|exchange| exchange.finish(data));
+        let (Some(data), Some(user), Some(stored)) = (proven, user, stored) else {
+            lock(&self.stats).count("scram", "refused");
+            return self.refuse(&who, ReasonCode::NotAuthorized, "SCRAM: wrong user or password");
+        };
+        lock(&self.stats).count("scram", "granted");
+        let proof = Proof::Account { user: user.clone(), stored };
+        let grant = Grant { user: Some(user), proof, ..Grant::default() };
+        self.admit(key, who, grant, Some(data.into()))
+    }
+
+    // --- no ---
+
+    /// A no that counts against the address, if it is for a wrong password or none.
+    fn refuse(&self, who: &Credentials, reason: ReasonCode, why: &str) -> AuthOutcome {
+        let is_failure =
+            matches!(reason, ReasonCode::BadUserNameOrPassword | ReasonCode::NotAuthorized);
+        if is_failure
+            && let Some(address) = who.address
+            && lock(&self.failures).strike(address, Instant::now())
+        {
+            lock(&self.stats).bans_for_failures += 1;
+            let time = self.config.ban.time;
+            tracing::warn!(%address, time_s = time.as_secs(), "banned: too many failures");
+            lock(&self.bans).add(Target::Address(address.into()), Instant::now().checked_add(time));
+        }
+        self.turn_away(who, reason, why)
+    }
+
+    fn turn_away(&self, who: &Credentials, reason: ReasonCode, why: &str) -> AuthOutcome {
+        lock(&self.log).refused(who, reason, why);
+        AuthOutcome::Refused { reason }
+    }
+
+    fn ban(&self, target: Target, time: Option<Duration>) -> bool {
+        let now = Instant::now();
+        let until = time.and_then(|time| now.checked_add(time));
+        let mut bans = lock(&self.bans);
+        if !bans.add(target.clone(), until) {
+            return false;
+        }
+        let mut only = Bans::default();
+        only.add(target, None);
+        drop(bans);
+        let hit: Vec<Key> = lock(&self.registry)
+            .admitted()
+            .filter(|(_, who, _)| only.is_banned(who, now))
+            .map(|(key, ..)| key)
+            .collect();
+        for key in hit {
+            self.tell(key, AuthOutcome::Refused { reason: ReasonCode::Banned });
+        }
+        true
+    }
+
+    // --- what changes later ---
+
+    /// Puts files that were read anew in force, for live clients as well.
+    fn take(&self, files: Files, reloaded: &Reloaded) {
+        for (path, error) in &reloaded.errors {
+            lock(&self.stats).reload_failures += 1;
+            let file = path.display();
+            tracing::error!(%file, %error, "not usable; what was read before stays in force");
+        }
+        if reloaded.read == 0 {
+            return;
+        }
+        *lock(&self.files) = files.clone();
+        self.chain.forget();
+        let (mut revoked, mut changed) = (Vec::new(), Vec::new());
+        for (key, who, admitted) in lock(&self.registry).admitted() {
+            if !still_stands(&admitted.grant, &files) {
+                // It goes now; that it is gone comes later.
+                admitted.grant.proof = Proof::Standing;
+                revoked.push(key);
+                continue;
+            }
+            let acl = self.acl(who, &admitted.grant, &files);
+            if acl != admitted.acl {
+                admitted.acl.clone_from(&acl);
+                changed.push((key, acl));
+            }
+        }
+        let mut stats = lock(&self.stats);
+        stats.reloads += reloaded.read;
+        stats.revoked += revoked.len() as u64;
+        stats.acl_changed += changed.len() as u64;
+        drop(stats);
+        let (revoked_count, changed_count) = (revoked.len(), changed.len());
+        for key in revoked {
+            self.tell(key, AuthOutcome::Refused { reason: ReasonCode::NotAuthorized });
+        }
+        for (key, acl) in changed {
+            self.tell(key, AuthOutcome::Changed { acl });
+        }
+        tracing::info!(files = reloaded.read, revoked_count, changed_count, "reloaded");
+    }
+
+    /// Ends the connections whose right has run out.
+    fn expire(&self, now: SystemTime) {
+        let mut registry = lock(&self.registry);
+        let expired = registry.expired(now);
+        for key in &expired {
+            if let Some(admitted) = registry.get_mut(*key).and_then(|live| live.admitted.as_mut()) {
+                admitted.grant.expires = None;
+            }
+        }
+        drop(registry);
+        lock(&self.stats).expired += expired.len() as u64;
+        for key in expired {
+            self.tell(key, AuthOutcome::Refused { reason: ReasonCode::NotAuthorized });
+        }
+    }
+}
+
+/// Whether what a right rests on is still in the files.
+fn still_stands(grant: &Grant, files: &Files) -> bool {
+    match &grant.proof {
+        Proof::Standing => true,
+        Proof::Account { user, stored } => files
+            .accounts
+            .as_ref()
+            .and_then(|accounts| accounts.get(user))
+            .is_some_and(|account| account.text == *stored),
+        Proof::Key(fingerprint) => files.jwt.as_ref().is_some_and(|jwt| jwt.has_key(fingerprint)),
+    }
+}
