@@ -1,7 +1,7 @@
 //! Who may connect and do what.
 //!
 //! Shards ask through the hub; [`Service`] answers. A question is looked at in this order: the
-//! ban list, the limits on connections, then the [`chain`] of backends; what the client may do
+//! ban list, the limits on connections, then the `chain` of backends; what the client may do
 //! is its backend's rules, then those of the ACL file. Nothing here runs on a shard's thread,
 //! and each question is a task of its own, so a slow backend holds up its own clients only.
 //!
