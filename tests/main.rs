@@ -1,11 +1,13 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
 //! `conformance` plays the specifications' scripts, `interop` runs clients that others wrote,
-//! `deploy` what an operator is given, `ops` asks a broker what an operator asks, `tidy` holds the
-//! rules of the house. `tests/run.sh` installs what these need.
+//! `doors` knocks at every kind of listener, `deploy` runs what an operator is given, `ops` asks
+//! a broker what an operator asks, `tidy` holds the rules of the house. `tests/run.sh` installs
+//! what these need.
 
 mod conformance;
 mod deploy;
+mod doors;
 mod harness;
 mod interop;
 mod ops;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     trials.extend(conformance::trials(&pool));
     trials.extend(interop::trials());
     trials.extend(deploy::trials());
+    trials.extend(doors::trials());
     trials.extend(ops::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.clear();
