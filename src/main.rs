@@ -207,9 +207,15 @@ async fn run_until_stopped(
     mut signals: Signals,
     stopping: watch::Sender<bool>,
 ) -> Result<(), Fatal> {
-    tokio::select! {
-        signal = signals.next() => tracing::info!(signal, "stopping"),
-        failed = node.failed() => return Err(failed.into()),
+    loop {
+        let signal = tokio::select! {
+            signal = signals.any() => signal,
+            failed = node.failed() => return Err(failed.into()),
+        };
+        match signal {
+            Some(signal) => break tracing::info!(signal, "stopping"),
+            None => node.reload_certificates(),
+        }
     }
     systemd::stopping();
     stopping.send_replace(true);

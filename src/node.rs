@@ -3,14 +3,15 @@
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
 };
 
 use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
-use octopus_runtime::stream::{self, Layers};
+use octopus_runtime::stream::{self, Layers, Tls, TlsError, TlsFiles};
 
 use crate::auth;
-use crate::config::{Config, Listener, Shards, Storage, limits_per_shard};
+use crate::config::{Config, Listener, ListenerKind, Shards, Storage, limits_per_shard};
 
 pub use octopus_runtime::{Node, ShardFailed};
 
@@ -21,6 +22,8 @@ pub enum StartError {
     NoAddress { listener: String, address: String, cause: io::Error },
     /// A value that is right and that this version does not carry out.
     NotSupported { key: String, value: &'static str, supported: &'static str },
+    /// A listener's certificates.
+    Tls { listener: String, cause: TlsError },
     /// The shards, or what they need of the kernel.
     Runtime(octopus_runtime::StartError),
 }
@@ -36,6 +39,7 @@ impl fmt::Display for StartError {
             Self::NotSupported { key, value, supported } => {
                 write!(f, "{key}: {value} is not supported by this version; use {supported}")
             }
+            Self::Tls { listener, cause } => write!(f, "listener {listener}: {cause}"),
             Self::Runtime(error) => error.fmt(f),
         }
     }
@@ -142,17 +146,38 @@ fn listener_config(
         id: ListenerId(id),
         address,
         backlog: i32::try_from(listener.backlog).unwrap_or(i32::MAX),
-        layers: layers(listener),
+        layers: layers(listener)?,
     })
 }
 
 /// What lies between the listener's sockets and MQTT.
-fn layers(listener: &Listener) -> Layers {
+fn layers(listener: &Listener) -> Result<Layers, StartError> {
     let networks = listener.trusted_proxies.iter();
-    Layers {
+    let (is_tls, websocket) = match listener.kind {
+        ListenerKind::Tcp => (false, false),
+        ListenerKind::Tls => (true, false),
+        ListenerKind::Ws => (false, true),
+        ListenerKind::Wss => (true, true),
+    };
+    let tls = is_tls.then(|| Tls::load(tls_files(listener)).map(Arc::new)).transpose();
+    Ok(Layers {
         proxy_protocol: listener.proxy_protocol,
         // Whether they are networks was checked when they were read.
         trusted_proxies: networks.filter_map(|text| stream::network(text)).collect(),
+        tls: tls.map_err(|cause| StartError::Tls { listener: listener.name.clone(), cause })?,
+        websocket,
+    })
+}
+
+fn tls_files(listener: &Listener) -> TlsFiles {
+    let tls = &listener.tls;
+    let given = |file: &String| (!file.is_empty()).then(|| file.into());
+    TlsFiles {
+        certificate: (&tls.certificate).into(),
+        key: (&tls.key).into(),
+        client_ca: given(&tls.client_ca),
+        require_client_certificate: tls.require_client_certificate,
+        crl: given(&tls.crl),
     }
 }
 

@@ -1,13 +1,14 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
 //! `conformance` plays the specifications' scripts, `interop` runs clients that others wrote,
-//! `cluster` groups of nodes with a Redis of their own, `deploy` what an operator is given, `ops`
-//! asks a broker what an operator asks, `tidy` holds the rules of the house. `tests/run.sh`
-//! installs what these need.
+//! `cluster` groups of nodes with a Redis of their own, `doors` knocks at every kind of listener,
+//! `deploy` runs what an operator is given, `ops` asks a broker what an operator asks, `tidy` holds
+//! the rules of the house. `tests/run.sh` installs what these need.
 
 mod cluster;
 mod conformance;
 mod deploy;
+mod doors;
 mod harness;
 mod interop;
 mod ops;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     trials.extend(conformance::trials(&pool));
     trials.extend(interop::trials());
     trials.extend(deploy::trials());
+    trials.extend(doors::trials());
     trials.extend(ops::trials());
     trials.extend(cluster::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);

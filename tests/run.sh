@@ -17,6 +17,7 @@ need mosquitto_pub mosquitto-clients
 need redis-server redis-server
 need node nodejs
 need npm npm
+need openssl openssl
 need python3 python3
 need git git
 need nginx nginx

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ListenerKind};
 
 /// Everything in `config` that contradicts itself.
 pub(super) fn check(config: &Config) -> Vec<ConfigError> {
@@ -20,8 +20,17 @@ pub(super) fn check(config: &Config) -> Vec<ConfigError> {
 
 fn check_listeners(config: &Config, conflict: &mut impl FnMut(&str, String)) {
     for (index, listener) in config.listeners.iter().enumerate() {
-        for (name, value) in [("name", &listener.name), ("address", &listener.address)] {
-            if value.is_empty() {
+        let tls = &listener.tls;
+        let is_tls = matches!(listener.kind, ListenerKind::Tls | ListenerKind::Wss);
+        for (name, value, is_needed) in [
+            ("name", &listener.name, true),
+            ("address", &listener.address, true),
+            ("tls.certificate", &tls.certificate, is_tls),
+            ("tls.key", &tls.key, is_tls),
+            ("tls.client_ca", &tls.client_ca, tls.require_client_certificate),
+            ("tls.client_ca", &tls.client_ca, !tls.crl.is_empty()),
+        ] {
+            if is_needed && value.is_empty() {
                 conflict(&format!("listeners.{index}.{name}"), "not given; it must be".to_owned());
             }
         }

@@ -565,7 +565,9 @@ pub(super) static KEYS: &[Key<Config>] = &[
 /// The keys of each map in `listeners`.
 pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
     key("name", NAME, "For logs and metrics; must be given.", |l| &mut l.name),
-    key("kind", Kind::Choice(&["tcp"]), "What is spoken below MQTT.", |l| &mut l.kind),
+    key("kind", Kind::Choice(&["tcp", "tls", "ws", "wss"]), "What is spoken below MQTT.", |l| {
+        &mut l.kind
+    }),
     key("address", ENDPOINT, "Where to listen; must be given.", |l| &mut l.address),
     key("backlog", count(1, 65_535, "connections"), "As broker.backlog.", |l| &mut l.backlog),
     key(
@@ -577,8 +579,30 @@ pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
     key(
         "trusted_proxies",
         NETWORKS,
-        "Who may send that header; others are closed. Empty: this machine and private networks.",
+        "Who may send that header; others are closed. Also believed about X-Forwarded-For of WebSockets. Empty: this machine and private networks, and no X-Forwarded-For.",
         |l| &mut l.trusted_proxies,
+    ),
+    key("tls.certificate", TEXT, "PEM file: the server's certificate and its chain.", |l| {
+        &mut l.tls.certificate
+    }),
+    key("tls.key", TEXT, "PEM file: its private key.", |l| &mut l.tls.key),
+    key(
+        "tls.client_ca",
+        TEXT,
+        "PEM file: authorities of clients' certificates. Empty: none is asked for.",
+        |l| &mut l.tls.client_ca,
+    ),
+    key(
+        "tls.require_client_certificate",
+        Kind::Switch,
+        "Whether clients without a certificate are refused.",
+        |l| &mut l.tls.require_client_certificate,
+    ),
+    key(
+        "tls.crl",
+        TEXT,
+        "PEM file: revocation lists, one of every authority in clients' chains. Empty: none.",
+        |l| &mut l.tls.crl,
     ),
 ];
 

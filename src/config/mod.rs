@@ -113,6 +113,18 @@ pub struct Listener {
     pub proxy_protocol: bool,
     /// Networks of the proxies that are believed.
     pub trusted_proxies: Vec<String>,
+    /// For the kinds with TLS.
+    pub tls: ListenerTls,
+}
+
+/// Paths of PEM files; empty: none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerTls {
+    pub certificate: String,
+    pub key: String,
+    pub client_ca: String,
+    pub require_client_certificate: bool,
+    pub crl: String,
 }
 
 /// What is spoken below MQTT.
@@ -120,6 +132,11 @@ pub struct Listener {
 pub enum ListenerKind {
     #[default]
     Tcp,
+    Tls,
+    /// WebSocket.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
 }
 
 /// How many shards the node runs.
@@ -292,6 +309,7 @@ impl Default for Listener {
             backlog: Broker::default().backlog,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            tls: ListenerTls::default(),
         }
     }
 }
@@ -371,7 +389,8 @@ impl Word for Storage {
 }
 
 impl Word for ListenerKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("tcp", Self::Tcp), ("tls", Self::Tls), ("ws", Self::Ws), ("wss", Self::Wss)];
 }
 
 impl Word for WhenAway {

@@ -23,6 +23,7 @@ use crate::net::Ring;
 use crate::placement;
 use crate::preflight::{StartError, preflight};
 use crate::service::Service;
+use crate::stream::Tls;
 use crate::wake::Wake;
 
 /// What a node is told when it starts. Scope: node.
@@ -88,6 +89,7 @@ pub struct Node {
     hub: Option<HubHandle>,
     threads: Vec<ExecutorJoinHandle<()>>,
     ended: flume::Receiver<Ended>,
+    tls: Vec<(ListenerId, Arc<Tls>)>,
     stopping: AtomicBool,
     seed: u64,
 }
@@ -139,6 +141,11 @@ where
         hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox, origin)),
         threads: Vec::new(),
         ended,
+        tls: config
+            .listeners
+            .iter()
+            .filter_map(|listener| Some((listener.id, Arc::clone(listener.layers.tls.as_ref()?))))
+            .collect(),
         stopping: AtomicBool::new(false),
         seed,
     };
@@ -297,6 +304,17 @@ impl Node {
     /// The hub's end of the mesh; `None` if it was taken already.
     pub fn take_hub(&mut self) -> Option<HubHandle> {
         self.hub.take()
+    }
+
+    /// Reads certificates, keys and revocation lists again, for connections that come from now
+    /// on. Files that do not hold leave the old ones in force, and the log says why.
+    pub fn reload_certificates(&self) {
+        for (ListenerId(listener), tls) in &self.tls {
+            match tls.reload() {
+                Ok(()) => tracing::info!(listener, "certificates read again"),
+                Err(error) => tracing::error!(listener, %error, "the old certificates stay"),
+            }
+        }
     }
 
     /// Tells every shard to stop: listeners close, the service gets `Input::Stop`, writes go

@@ -4,11 +4,17 @@
 //! Plain TCP has no stack, and a connection whose PROXY header is through gives its stack up.
 
 pub mod proxy;
+mod tls;
+pub mod websocket;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use octopus_engine::{OutBuffer, Remote};
+
+pub use tls::{Tls, TlsError, TlsFiles};
+use websocket::WebSocket;
 
 /// Answers of the layers (handshakes, pongs) that wait for a peer which does not read them.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -19,8 +25,10 @@ pub struct Layers {
     /// Every connection begins with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
     /// Proxies whose word about a client's address is taken. Empty: for the PROXY protocol,
-    /// this machine and private networks.
-    pub trusted_proxies: Vec<IpNet>,
+    /// this machine and private networks; for `X-Forwarded-For`, nobody.
+    pub trusted_proxies: Arc<[IpNet]>,
+    pub tls: Option<Arc<Tls>>,
+    pub websocket: bool,
 }
 
 /// A layer does not take what came: the connection ends. The text is for the log.
@@ -39,7 +47,12 @@ pub enum Flow {
 #[derive(Debug)]
 pub struct Stack {
     remote: Remote,
+    trusted_proxies: Arc<[IpNet]>,
     proxy: Option<proxy::Reader>,
+    tls: Option<tls::Session>,
+    websocket: Option<WebSocket>,
+    /// The layers are to say goodbye behind what waits.
+    is_closing: bool,
     /// Bytes of the layers' own, as they go to the wire.
     answer: Vec<u8>,
     /// A buffer of the engine's, behind a write of the layers' own.
@@ -60,15 +73,20 @@ impl Layers {
     /// # Errors
     /// If the listener is for proxies and `remote` is not a trusted one.
     pub(crate) fn stack(&self, remote: &Remote) -> Result<Option<Box<Stack>>, Refusal> {
-        if !self.proxy_protocol {
+        if !self.proxy_protocol && self.tls.is_none() && !self.websocket {
             return Ok(None);
         }
-        if !remote.address.is_none_or(|address| self.is_proxy(address.ip())) {
+        if self.proxy_protocol && !remote.address.is_none_or(|address| self.is_proxy(address.ip()))
+        {
             return Err(Refusal("not a trusted proxy"));
         }
         Ok(Some(Box::new(Stack {
             remote: remote.clone(),
-            proxy: Some(proxy::Reader::default()),
+            trusted_proxies: Arc::clone(&self.trusted_proxies),
+            proxy: self.proxy_protocol.then(proxy::Reader::default),
+            tls: self.tls.as_ref().map(|tls| tls.session()).transpose()?,
+            websocket: self.websocket.then(WebSocket::default),
+            is_closing: false,
             answer: Vec::new(),
             waiting: None,
             writes_answer: false,
@@ -81,8 +99,13 @@ impl Layers {
         if self.trusted_proxies.is_empty() {
             return is_private(address);
         }
-        self.trusted_proxies.iter().any(|net| net.contains(&address))
+        contains(&self.trusted_proxies, address)
     }
+}
+
+fn contains(nets: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    nets.iter().any(|net| net.contains(&address))
 }
 
 fn is_private(address: IpAddr) -> bool {
@@ -116,8 +139,47 @@ impl Stack {
             self.proxy = None;
             bytes = rest;
         }
-        plain.extend_from_slice(bytes);
-        Ok(Flow::Going)
+        let was_open = self.is_open();
+        let flow = self.unwrap(bytes, plain)?;
+        if !was_open && self.is_open() {
+            self.learn();
+        }
+        Ok(flow)
+    }
+
+    /// Through TLS and WebSocket, as far as there are any.
+    fn unwrap(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<Flow, Refusal> {
+        match (&mut self.tls, &mut self.websocket) {
+            (None, None) => {
+                plain.extend_from_slice(bytes);
+                Ok(Flow::Going)
+            }
+            (Some(tls), None) => tls.receive(bytes, plain, &mut self.answer),
+            (None, Some(websocket)) => websocket.receive(bytes, plain, &mut self.answer),
+            (Some(tls), Some(websocket)) => {
+                let (mut frames, mut said) = (Vec::new(), Vec::new());
+                let below = tls.receive(bytes, &mut frames, &mut self.answer)?;
+                let above = websocket.receive(&frames, plain, &mut said);
+                tls.seal(std::iter::once(&said[..]), &mut self.answer);
+                Ok(if below == Flow::Ended { below } else { above? })
+            }
+        }
+    }
+
+    /// Takes what the handshakes tell of the peer.
+    fn learn(&mut self) {
+        self.remote.certificate = self.tls.as_ref().and_then(tls::Session::identity);
+        let list = self.websocket.as_ref().and_then(WebSocket::forwarded_for);
+        let told = list.and_then(|list| self.forwarded(list));
+        self.set_address(told.map(|address| (address, 0).into()));
+    }
+
+    /// The last address of `X-Forwarded-For` that is not a trusted proxy's, if the peer is one.
+    fn forwarded(&self, list: &str) -> Option<IpAddr> {
+        let is_trusted = |address| contains(&self.trusted_proxies, address);
+        self.remote.address.filter(|peer| is_trusted(peer.ip()))?;
+        let mut addresses = list.rsplit(',').map(|word| word.trim().parse().ok());
+        addresses.find(|address| address.is_none_or(|address| !is_trusted(address)))?
     }
 
     fn set_address(&mut self, told: Option<SocketAddr>) {
@@ -127,11 +189,13 @@ impl Stack {
     /// Whether all is known about the peer that the layers can tell.
     pub(crate) fn is_open(&self) -> bool {
         self.proxy.is_none()
+            && self.tls.as_ref().is_none_or(tls::Session::is_open)
+            && self.websocket.as_ref().is_none_or(WebSocket::is_open)
     }
 
     /// Whether bytes go through it as they are from now on, both ways.
     pub(crate) fn is_spent(&self) -> bool {
-        self.is_open() && self.answer.is_empty()
+        self.proxy.is_none() && self.tls.is_none() && self.websocket.is_none()
     }
 
     /// Who is there, as far as the layers have told.
@@ -155,6 +219,9 @@ impl Stack {
         if let Some(buffer) = self.waiting.take() {
             return self.send(buffer, false);
         }
+        if std::mem::take(&mut self.is_closing) {
+            self.say_goodbye();
+        }
         if self.answer.is_empty() {
             return None;
         }
@@ -168,11 +235,34 @@ impl Stack {
     }
 
     /// Ends every layer in order: their last words follow what waits.
-    pub(crate) fn close(&mut self) {}
+    pub(crate) fn close(&mut self) {
+        self.is_closing = true;
+    }
+
+    fn say_goodbye(&mut self) {
+        let mut said = Vec::new();
+        if let Some(websocket) = &mut self.websocket {
+            websocket.close(&mut said);
+        }
+        match &mut self.tls {
+            Some(tls) => {
+                tls.seal(std::iter::once(&said[..]), &mut self.answer);
+                tls.close(&mut self.answer);
+            }
+            None => self.answer.extend(said),
+        }
+    }
 
     fn seal(&mut self, mut buffer: OutBuffer) -> OutBuffer {
-        prepend(&self.answer, &mut buffer);
-        self.answer.clear();
+        let mut wire = std::mem::take(&mut self.answer);
+        let frame = self.websocket.as_ref().map(|_| WebSocket::frame_head(buffer.len()));
+        let frame = frame.unwrap_or_default();
+        if let Some(tls) = &mut self.tls {
+            tls.seal(std::iter::once(&frame[..]).chain(buffer.pieces()), &mut wire);
+            return OutBuffer { bytes: wire, shared: Vec::new() };
+        }
+        wire.extend(frame);
+        prepend(&wire, &mut buffer);
         buffer
     }
 }
@@ -198,7 +288,7 @@ mod tests {
 
     fn proxied(trusted: &[&str]) -> Layers {
         let trusted_proxies = trusted.iter().map(|net| net.parse().unwrap()).collect();
-        Layers { proxy_protocol: true, trusted_proxies }
+        Layers { proxy_protocol: true, trusted_proxies, ..Layers::default() }
     }
 
     #[test]
@@ -232,6 +322,34 @@ mod tests {
         assert!(stack.is_open() && stack.is_spent());
         assert_eq!(stack.remote(), &remote("192.0.2.7:5"));
         assert_eq!(plain, b"\x10\x0c");
+    }
+
+    #[test]
+    fn forwarded_addresses_are_taken_from_trusted_proxies_only() {
+        for (trusted, list, told) in [
+            (&["10.0.0.0/8"][..], "192.0.2.7", Some("192.0.2.7")),
+            (&["10.0.0.0/8"], "203.0.113.1, 192.0.2.7,10.0.0.9", Some("192.0.2.7")),
+            (&["10.0.0.0/8"], "192.0.2.7, nonsense", None),
+            (&["10.0.0.0/8"], "10.0.0.9", None),
+            (&["172.16.0.0/12"], "192.0.2.7", None),
+            (&[], "192.0.2.7", None),
+        ] {
+            let layers = Layers { proxy_protocol: false, websocket: true, ..proxied(trusted) };
+            let stack = layers.stack(&remote("10.0.0.1:1")).unwrap().expect("layers");
+            let told = told.map(|told| told.parse().unwrap());
+            assert_eq!(stack.forwarded(list), told, "{trusted:?} {list}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_one_frame_and_its_shared_parts_stay_shared() {
+        let layers = Layers { websocket: true, ..Layers::default() };
+        let mut stack = layers.stack(&remote("10.0.0.1:1")).unwrap().expect("layers");
+        let shared = vec![(2, bytes::Bytes::from_static(b"shared"))];
+        let buffer = OutBuffer { bytes: b"abcd".to_vec(), shared };
+        let wire = stack.send(buffer, false).expect("nothing to wait for");
+        let pieces: Vec<&[u8]> = wire.pieces().collect();
+        assert_eq!(pieces, [&b"\x82\x0aab"[..], b"shared", b"cd"]);
     }
 
     #[test]

@@ -1,0 +1,242 @@
+//! TLS 1.2 and 1.3, the server's side, by rustls: records in, bytes out, and back.
+//!
+//! A client's certificate is asked for if there are authorities to check it against; revoked
+//! ones are refused. Sessions are resumed by tickets, except where certificates are asked for:
+//! a resumed session would not be held against the newest revocation list.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::{fmt, io};
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{Flow, Refusal};
+
+/// The files of one listener's TLS, all PEM.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// The server's certificate, then those between it and its authority.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// The authorities of clients' certificates; `None`: none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client must have one.
+    pub require_client_certificate: bool,
+    /// Revoked certificates; one list of each authority in clients' chains, or they are refused.
+    pub crl: Option<PathBuf>,
+}
+
+/// Why a listener has no TLS; says which file and what is wrong with it.
+#[derive(Debug)]
+pub struct TlsError {
+    file: PathBuf,
+    cause: Box<str>,
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.cause)
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// What new connections of a listener are told: read when one is accepted, replaced by
+/// [`Tls::reload`]. Scope: node.
+#[derive(Debug)]
+pub struct Tls {
+    files: TlsFiles,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// The first file that is missing, malformed, or does not fit the others.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let current = RwLock::new(Arc::new(read(&files)?));
+        Ok(Self { files, current })
+    }
+
+    /// Reads the files again, for connections that come from now on.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; what was read before stays in force.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let fresh = Arc::new(read(&self.files)?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// The server's side of a new connection.
+    ///
+    /// # Errors
+    /// If rustls has no use for the configuration; [`Self::load`] has checked it.
+    pub(super) fn session(&self) -> Result<Session, Refusal> {
+        let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let connection = ServerConnection::new(config);
+        let mut connection = connection.map_err(|_| Refusal("no TLS session"))?;
+        // The engine bounds what it sends; a buffer is sealed whole.
+        connection.set_buffer_limit(None);
+        Ok(Session { connection })
+    }
+}
+
+fn read(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| wrong(&files.certificate, error))?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(authorities) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in pems::<CertificateDer<'_>>(authorities)? {
+                roots.add(certificate).map_err(|error| wrong(authorities, error))?;
+            }
+            let mut verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            if let Some(crl) = &files.crl {
+                let lists = pems::<CertificateRevocationListDer<'_>>(crl)?;
+                verifier = verifier.with_crls(lists);
+            }
+            if !files.require_client_certificate {
+                verifier = verifier.allow_unauthenticated();
+            }
+            let verifier = verifier.build().map_err(|error| wrong(authorities, error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let chain = pems(&files.certificate)?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unread(&files.key, error))?;
+    let mut config =
+        builder.with_single_cert(chain, key).map_err(|error| wrong(&files.certificate, error))?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    if files.client_ca.is_none() {
+        config.ticketer = rustls::crypto::ring::Ticketer::new()
+            .map_err(|error| wrong(&files.certificate, error))?;
+    } else {
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+fn pems<T: PemObject>(file: &Path) -> Result<Vec<T>, TlsError> {
+    let all = T::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<T>, _>>);
+    match all.map_err(|error| unread(file, error))? {
+        none if none.is_empty() => Err(unread(file, pem::Error::NoItemsFound)),
+        some => Ok(some),
+    }
+}
+
+fn unread(file: &Path, error: pem::Error) -> TlsError {
+    let cause = match error {
+        pem::Error::NoItemsFound => "nothing in it that is wanted; PEM is".into(),
+        pem::Error::Io(error) => error.to_string().into(),
+        error => error.to_string().into(),
+    };
+    TlsError { file: file.to_owned(), cause }
+}
+
+fn wrong(file: &Path, error: impl fmt::Display) -> TlsError {
+    TlsError { file: file.to_owned(), cause: error.to_string().into() }
+}
+
+/// One connection's TLS. Scope: connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    connection: ServerConnection,
+}
+
+impl Session {
+    /// Takes records; appends what they carry to `plain` and what is to be answered (handshake,
+    /// alerts) to `wire`.
+    ///
+    /// # Errors
+    /// What breaks the protocol; the alert is in `wire`.
+    pub(super) fn receive(
+        &mut self,
+        mut records: &[u8],
+        plain: &mut Vec<u8>,
+        wire: &mut Vec<u8>,
+    ) -> Result<Flow, Refusal> {
+        let mut is_over = false;
+        while !records.is_empty() && !is_over {
+            let taken = self.connection.read_tls(&mut records);
+            taken.map_err(|_| Refusal("a TLS record that is not taken"))?;
+            let state = self.connection.process_new_packets();
+            let state = state.inspect_err(|error| tracing::debug!(%error, "TLS"));
+            is_over = state.as_ref().is_ok_and(|state| state.peer_has_closed());
+            let outcome = state.map(drop).map_err(|error| refusal(&error));
+            self.flush(wire);
+            outcome?;
+            match self.connection.reader().read_to_end(plain) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Refusal("TLS ended in the middle")),
+            }
+        }
+        Ok(if is_over { Flow::Ended } else { Flow::Going })
+    }
+
+    /// Appends the records that carry `pieces` to `wire`.
+    pub(super) fn seal<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>, wire: &mut Vec<u8>) {
+        let slices: Vec<io::IoSlice<'_>> =
+            pieces.filter(|piece| !piece.is_empty()).map(io::IoSlice::new).collect();
+        // All at once, so that records are full; without a limit all of it is taken.
+        let _ = self.connection.writer().write_vectored(&slices);
+        self.flush(wire);
+    }
+
+    /// Says goodbye.
+    pub(super) fn close(&mut self, wire: &mut Vec<u8>) {
+        self.connection.send_close_notify();
+        self.flush(wire);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.connection.is_handshaking()
+    }
+
+    /// Whom the verified certificate names: its common name, or its whole subject.
+    pub(super) fn identity(&self) -> Option<Box<str>> {
+        let certificate = self.connection.peer_certificates()?.first()?;
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());
+        Some(name.map_or_else(|| subject.to_string().into(), Into::into))
+    }
+
+    fn flush(&mut self, wire: &mut Vec<u8>) {
+        while self.connection.wants_write() {
+            // Writing to memory does not fail.
+            if self.connection.write_tls(wire).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn refusal(error: &rustls::Error) -> Refusal {
+    use rustls::CertificateError::Revoked;
+    use rustls::Error::{
+        AlertReceived, InvalidCertificate, InvalidMessage, NoCertificatesPresented,
+        PeerIncompatible,
+    };
+    Refusal(match error {
+        InvalidCertificate(Revoked) => "a revoked certificate",
+        InvalidCertificate(_) => "a certificate that does not hold",
+        NoCertificatesPresented => "no certificate",
+        AlertReceived(_) => "a TLS alert of the peer's",
+        InvalidMessage(_) => "no TLS",
+        PeerIncompatible(_) => "TLS without common ground",
+        _ => "TLS refused",
+    })
+}
