@@ -34,6 +34,9 @@ pub struct NodeConfig {
     /// Connections of all listeners and shards. More are closed as they come, and counted in
     /// the log.
     pub connection_count_max: usize,
+    /// Connections accepted a second, of all listeners and shards; more wait in the backlog.
+    /// 0: any number.
+    pub accept_rate_max: u32,
     /// Given to every shard's service; `None`: random.
     pub seed: Option<u64>,
     pub tuning: Tuning,
@@ -60,6 +63,7 @@ impl Default for NodeConfig {
             shards: None,
             listeners: Vec::new(),
             connection_count_max: 1_000_000,
+            accept_rate_max: 0,
             seed: None,
             tuning: Tuning::default(),
         }
@@ -140,12 +144,13 @@ where
         seed,
     };
     let node_connection_count = Arc::new(AtomicUsize::new(0));
+    let rate_max = config.accept_rate_max.div_ceil(u32::from(count));
     let mut ready = Vec::new();
     for (((number, core), inbox), sockets) in (0..).zip(cores).zip(mesh.inboxes).zip(sockets) {
         let id = ShardId(number);
         let (ready_sender, ready_receiver) = flume::bounded(1);
         let ends = MeshEnds { inbox, shards: mesh.shards.clone(), hub: mesh.hub.clone() };
-        let acceptor = Acceptor::new(sockets, config.connection_count_max);
+        let acceptor = Acceptor::new(sockets, config.connection_count_max, rate_max);
         let node_connection_count = Arc::clone(&node_connection_count);
         let (make, tuning) = (make.clone(), config.tuning.clone());
         let guard = EndGuard { shard: id, sender: ended_sender.clone(), cause: None };
