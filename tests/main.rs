@@ -1,9 +1,9 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
-//! `auth` asks who is let in and what they may do, `conformance` plays the specifications' scripts, `interop` runs clients that others wrote,
-//! `cluster` groups of nodes with a Redis of their own, `deploy` what an operator is given, `ops`
-//! asks a broker what an operator asks, `tidy` holds the rules of the house. `tests/run.sh`
-//! installs what these need.
+//! `auth` asks who is let in and what they may do, `conformance` plays the specifications'
+//! scripts, `interop` runs clients that others wrote, `cluster` groups of nodes with a Redis of
+//! their own, `deploy` what an operator is given, `ops` asks a broker what an operator asks,
+//! `tidy` holds the rules of the house. `tests/run.sh` installs what these need.
 
 mod auth;
 mod cluster;
