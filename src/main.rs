@@ -106,8 +106,9 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         });
         let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
-        let auth = auth::Service::new(config, hub.clone())?;
-        tokio::spawn(auth.run(questions));
+        let service = auth::Service::new(config, hub.clone())?;
+        let auth = service.auth();
+        tokio::spawn(service.run(questions));
         let (store, last_writes) = store.unzip();
         if let Some(store) = store {
             hub_task.set_store(store);
@@ -117,14 +118,15 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let (stopping, is_stopping) = watch::channel(false);
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = http {
-            let reload = pages::Reload::new(sources(invocation), loaded, log_filter.clone());
+            let reload =
+                pages::Reload::new(sources(invocation), loaded, log_filter.clone(), auth.clone());
             let shown = group.as_ref().map(|group| pages::Group {
                 link: group.link.clone(),
                 members: group.members.clone(),
                 counters: group.counters.clone(),
             });
             let (hub, addresses) = (hub.clone(), node.addresses());
-            let app = pages::app(config, hub, addresses, log_filter, reload, shown)?;
+            let app = pages::app(config, hub, addresses, log_filter, reload, shown, auth)?;
             tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
         }
         let members = group.map(|group| start_stats(group, hub.clone(), config.stats.interval));

@@ -127,6 +127,7 @@ fn node_config(config: &Config) -> Result<octopus_runtime::NodeConfig, StartErro
             Shards::Count(count) => Some(count),
         },
         listeners: listeners.collect::<Result<_, _>>()?,
+        accept_rate_max: config.connections.rate_max,
         connection_count_max: usize::try_from(config.connections.count_max).unwrap_or(usize::MAX),
         connect_timeout: config.limits.connect_timeout,
         ..octopus_runtime::NodeConfig::default()

@@ -8,6 +8,7 @@ use std::{
 use tokio::net::TcpListener;
 
 use crate::{
+    auth::Auth,
     bridge::{counters::Counters, link::Link, members::Members},
     config::{self, Config, Effective, Http, Loaded, Sources},
     http::{Access, App, ListenerInfo, NodeInfo, Nodes, Readiness, Reloaded},
@@ -100,6 +101,23 @@ impl Group {
     }
 }
 
+/// What authentication counted, for `/metrics`.
+fn auth_metrics(auth: Auth) -> Source {
+    Box::new(move |out| {
+        let stats = auth.stats();
+        out.counter("octopus_auth_outcomes", "Answers about clients, by backend and result.");
+        for ((backend, result), count) in &stats.outcomes {
+            out.sample(&[("backend", backend), ("result", result)], *count as f64);
+        }
+        for (name, help, count) in stats.counters() {
+            out.counter(name, help);
+            out.sample(&[], count as f64);
+        }
+        out.gauge("octopus_auth_bans", "Entries of the ban list.");
+        out.sample(&[], stats.bans as f64);
+    })
+}
+
 /// What the pages need. `addresses`: those listened on, by listener; `group`: of a node that is
 /// not alone.
 ///
@@ -112,6 +130,7 @@ pub fn app(
     log_filter: LogFilter,
     reload: Reload,
     group: Option<Group>,
+    auth: Auth,
 ) -> io::Result<App> {
     let access = Access::new(&token(&config.http)?);
     if !access.has_token() {
@@ -130,7 +149,7 @@ pub fn app(
     let metrics = Metrics {
         node: config.broker.id.clone(),
         listeners: listeners.iter().map(|listener| listener.name.clone()).collect(),
-        sources: group.iter().map(Group::metrics).collect(),
+        sources: group.iter().map(Group::metrics).chain([auth_metrics(auth)]).collect(),
     };
     let mut readiness = Readiness::default();
     if let Some(link) = group.as_ref().map(|group| group.link.clone()) {
@@ -157,16 +176,18 @@ pub fn app(
     })
 }
 
-/// Reads the configuration again as at the start, and applies what can be: the log's level.
+/// Reads the configuration again as at the start, and applies what can be: the log's level, and
+/// the files of accounts, rules and keys.
 pub struct Reload {
     sources: Sources,
     at_start: Vec<Effective>,
     log_filter: LogFilter,
+    auth: Auth,
 }
 
 impl Reload {
-    pub fn new(sources: Sources, loaded: &Loaded, log_filter: LogFilter) -> Self {
-        Self { sources, at_start: loaded.effective(), log_filter }
+    pub fn new(sources: Sources, loaded: &Loaded, log_filter: LogFilter, auth: Auth) -> Self {
+        Self { sources, at_start: loaded.effective(), log_filter, auth }
     }
 
     /// # Errors
@@ -181,6 +202,8 @@ impl Reload {
             self.log_filter.set(&loaded.config.log.level)?;
             done.applied.push("log.level".to_owned());
         }
+        // Says in the log what came of it.
+        self.auth.reload();
         let was = |key: &str| self.at_start.iter().find(|line| line.key == key).map(|l| &l.value);
         let changed =
             loaded.effective().into_iter().filter(|line| was(&line.key) != Some(&line.value));

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 /// Jobs that wait for a thread, for each thread. At 30 ms a hash, the last waits a second.
 const WAITING_PER_THREAD: usize = 32;
-/// A shard that wants the core gets it.
-const NICENESS: i32 = 15;
+/// A shard that wants the core gets nine tenths of it; logins go on even then.
+const NICENESS: i32 = 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -190,7 +190,8 @@ mod tests {
         assert!(matches!(read(r#"{"result":"deny"}"#), Ok(Opinion::Refused(_))));
         assert!(matches!(read(r#"{"result":"ignore"}"#), Ok(Opinion::None)));
         let allowed = read(
-            r#"{"result":"allow","user":"u","acl":[{"verdict":"deny","action":"both","topic":"a/#"}]}"#,
+            "{\"result\":\"allow\",\"user\":\"u\",\"acl\":[{\"verdict\":\"deny\",\"action\":\"bot\
+             h\",\"topic\":\"a/#\"}]}",
         );
         let Ok(Opinion::Granted(grant)) = allowed else { panic!("{allowed:?}") };
         assert_eq!(

@@ -114,7 +114,8 @@ fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const HASH: &str = "$6$u/XeDFYqWTGQPRO0$pBAHq8goyyKzOt16FnSc5esGMNjcuWKBo1tTWL7cPuEz6Wncd6T9B9fK5IQH+K0UDY4IYBb/NWvNjzcESXjCEw==";
+    const HASH: &str = "$6$u/XeDFYqWTGQPRO0$pBAHq8goyyKzOt16FnSc5esGMNjcuWKBo1tTWL7cPuEz6Wncd6T9B\
+     9fK5IQH+K0UDY4IYBb/NWvNjzcESXjCEw==";
 
     #[test]
     fn a_file_is_read_with_its_comments() {

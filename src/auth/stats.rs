@@ -32,6 +32,32 @@ pub struct AuthStats {
 }
 
 impl AuthStats {
+    /// Every plain counter: its metric, what it says, and the count.
+    pub fn counters(&self) -> [(&'static str, &'static str, u64); 12] {
+        [
+            ("octopus_auth_cache_hits", "Answers taken from the cache.", self.cache_hits),
+            ("octopus_auth_cache_misses", "Answers that were not in it.", self.cache_misses),
+            ("octopus_auth_banned", "Connects refused: banned.", self.banned),
+            ("octopus_auth_bans_for_failures", "Bans for failing.", self.bans_for_failures),
+            ("octopus_auth_bans_for_flapping", "Bans for flapping.", self.bans_for_flapping),
+            (
+                "octopus_auth_over_address_limit",
+                "Connects refused: as many from this address as may be.",
+                self.over_address_limit,
+            ),
+            (
+                "octopus_auth_over_user_limit",
+                "Connects refused: as many of this user as may be.",
+                self.over_user_limit,
+            ),
+            ("octopus_auth_revoked", "Clients disconnected by a reload.", self.revoked),
+            ("octopus_auth_expired", "Clients whose right ran out.", self.expired),
+            ("octopus_auth_acl_changed", "Clients that got other rules.", self.acl_changed),
+            ("octopus_auth_reloads", "Files read.", self.reloads),
+            ("octopus_auth_reload_failures", "Files not usable.", self.reload_failures),
+        ]
+    }
+
     pub(crate) fn count(&mut self, backend: &'static str, result: &'static str) {
         *self.outcomes.entry((backend, result)).or_default() += 1;
     }

@@ -108,7 +108,7 @@ impl Default for Auth {
             chain: vec!["password_file".to_owned()],
             no_opinion: NoOpinion::default(),
             on_error: OnError::default(),
-            timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(5),
             concurrency_max: 64,
             hash_threads: 1,
             password_file: String::new(),

@@ -169,6 +169,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
         |c| &mut c.connections.count_max,
     ),
     key(
+        "connections.rate_max",
+        count(0, 10_000_000, "connections a second"),
+        "Accepted on all listeners; more wait in the backlog until it is their turn. 0: any number.",
+        |c| &mut c.connections.rate_max,
+    ),
+    key(
         "connections.per_address_max",
         count(0, 16_000_000, "connections"),
         "Connections from one address; more are refused (0x97). 0: any number.",

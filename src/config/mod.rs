@@ -153,6 +153,8 @@ pub enum Shards {
 pub struct Connections {
     /// Open connections, all listeners together. More are accepted and closed at once.
     pub count_max: u32,
+    /// Accepted a second, all listeners together; more wait to be accepted. 0: any number.
+    pub rate_max: u32,
     /// Of one address; 0: any number.
     pub per_address_max: u32,
     /// Of one user; 0: any number.
@@ -316,7 +318,7 @@ impl Default for Listener {
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { count_max: 1_000_000, per_address_max: 0, per_user_max: 0 }
+        Self { count_max: 1_000_000, rate_max: 0, per_address_max: 0, per_user_max: 0 }
     }
 }
 

@@ -68,6 +68,18 @@ const COUNTERS: &[Figure] = &[
     ("octopus_takeovers", "Connections ended by a newer one of the same client.", |s| {
         s.takeovers as f64
     }),
+    ("octopus_duplicates_refused", "Connects refused: their client was connected.", |s| {
+        s.duplicates_refused as f64
+    }),
+    ("octopus_subscribes_denied", "Subscriptions that the client's rules did not allow.", |s| {
+        s.subscribes_denied as f64
+    }),
+    ("octopus_subscriptions_revoked", "Subscriptions ended by a change of rules.", |s| {
+        s.subscriptions_revoked as f64
+    }),
+    ("octopus_reads_slowed", "Times a client above its rate was read later.", |s| {
+        s.reads_slowed as f64
+    }),
     ("octopus_sessions_expired", "Sessions whose expiry interval was over.", |s| {
         s.sessions_expired as f64
     }),

@@ -34,6 +34,7 @@ pub(crate) struct Acceptor {
     no_layers: Layers,
     /// Per node; more are closed at once.
     pub(crate) connection_count_max: usize,
+    pace: Pace,
     retry_at: Option<Instant>,
     failure_count: u64,
     failures: Occasional,
@@ -60,11 +61,37 @@ impl Occasional {
     }
 }
 
+/// How many connections a second are accepted. A tenth of a second's worth may come at once.
+#[derive(Debug)]
+struct Pace {
+    /// 0: any number.
+    rate_max: u32,
+    /// When the rate would have allowed what came.
+    due_us: u64,
+}
+
+impl Pace {
+    const BURST_US: u64 = 100_000;
+
+    fn count(&mut self, now: Instant) {
+        if self.rate_max > 0 {
+            let start = self.due_us.max(now.0.saturating_sub(Self::BURST_US));
+            self.due_us = start + (1_000_000 / u64::from(self.rate_max)).max(1);
+        }
+    }
+
+    /// When to go on, if more came than may.
+    fn resume_at(&self, now: Instant) -> Option<Instant> {
+        (self.due_us > now.0).then_some(Instant(self.due_us))
+    }
+}
+
 impl Acceptor {
     pub(crate) fn new(
         sockets: impl IntoIterator<Item = (ListenerId, OwnedFd)>,
         layers: HashMap<ListenerId, Layers>,
         connection_count_max: usize,
+        rate_max: u32,
     ) -> Self {
         let listening = sockets
             .into_iter()
@@ -75,6 +102,7 @@ impl Acceptor {
             layers,
             no_layers: Layers::default(),
             connection_count_max,
+            pace: Pace { rate_max, due_us: 0 },
             retry_at: None,
             failure_count: 0,
             failures: Occasional::default(),
@@ -107,8 +135,20 @@ impl Acceptor {
         self.retry_at
     }
 
+    /// Stops accepting while more came than the rate allows; what waits is in the backlog.
+    pub(crate) fn keep_pace(&mut self, ring: &mut Ring, now: Instant) {
+        let Some(resume_at) = self.pace.resume_at(now) else { return };
+        for (slot, listening) in (0..).zip(&self.listening) {
+            if listening.armed && self.retry_at != Some(resume_at) {
+                ring.cancel(Token::new(Operation::Accept, slot));
+            }
+        }
+        self.retry_at = Some(resume_at);
+    }
+
     /// Accepts again if a failure's pause is over.
     pub(crate) fn retry(&mut self, ring: &mut Ring, now: Instant) {
+        self.keep_pace(ring, now);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.arm(ring);
         }
@@ -125,9 +165,17 @@ impl Acceptor {
         let listening = self.listening.get_mut(completion.token.slot as usize)?;
         listening.armed = completion.more();
         let id = listening.id;
+        if accepted.is_ok() {
+            self.pace.count(now);
+        }
         if !completion.more() {
-            let pause = if accepted.is_ok() { Duration::ZERO } else { RETRY_AFTER };
+            let is_held_back = self.pace.resume_at(now).is_some();
+            let pause = if accepted.is_ok() || is_held_back { Duration::ZERO } else { RETRY_AFTER };
             self.retry_at = Some(now.after(pause));
+            if accepted.is_err() && is_held_back {
+                // Cancelled by `keep_pace`.
+                return None;
+            }
         }
         accepted.map_err(|error| self.failed(&error, now)).ok().map(|socket| (id, socket))
     }
@@ -161,6 +209,19 @@ impl Acceptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pace_allows_a_burst_and_then_its_rate() {
+        let mut pace = Pace { rate_max: 100, due_us: 0 };
+        let start = Instant(1_000_000);
+        for _ in 0..10 {
+            assert_eq!(pace.resume_at(start), None);
+            pace.count(start);
+        }
+        pace.count(start);
+        assert_eq!(pace.resume_at(start), Some(start.after(Duration::from_millis(10))));
+        assert_eq!(pace.resume_at(start.after(Duration::from_millis(10))), None);
+    }
 
     #[test]
     fn many_failures_are_one_log_line_a_second() {

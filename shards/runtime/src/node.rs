@@ -37,6 +37,9 @@ pub struct NodeConfig {
     pub connection_count_max: usize,
     /// From accept until the layers below MQTT are through; the engine has its own for CONNECT.
     pub connect_timeout: Duration,
+    /// Connections accepted a second, of all listeners and shards; more wait in the backlog.
+    /// 0: any number.
+    pub accept_rate_max: u32,
     /// Given to every shard's service; `None`: random.
     pub seed: Option<u64>,
     pub tuning: Tuning,
@@ -64,6 +67,7 @@ impl Default for NodeConfig {
             listeners: Vec::new(),
             connection_count_max: 1_000_000,
             connect_timeout: Duration::from_secs(10),
+            accept_rate_max: 0,
             seed: None,
             tuning: Tuning::default(),
         }
@@ -150,13 +154,15 @@ where
         seed,
     };
     let node_connection_count = Arc::new(AtomicUsize::new(0));
+    let rate_max = config.accept_rate_max.div_ceil(u32::from(count));
     let mut ready = Vec::new();
     for (((number, core), inbox), sockets) in (0..).zip(cores).zip(mesh.inboxes).zip(sockets) {
         let id = ShardId(number);
         let (ready_sender, ready_receiver) = flume::bounded(1);
         let ends = MeshEnds { inbox, shards: mesh.shards.clone(), hub: mesh.hub.clone() };
         let layers = config.listeners.iter().map(|listener| (listener.id, listener.layers.clone()));
-        let acceptor = Acceptor::new(sockets, layers.collect(), config.connection_count_max);
+        let acceptor =
+            Acceptor::new(sockets, layers.collect(), config.connection_count_max, rate_max);
         let connect_timeout = config.connect_timeout;
         let node_connection_count = Arc::clone(&node_connection_count);
         let (make, tuning) = (make.clone(), config.tuning.clone());
