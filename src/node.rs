@@ -8,6 +8,7 @@ use std::{
 
 use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
+use octopus_runtime::Address;
 use octopus_runtime::stream::{self, Layers, Tls, TlsError, TlsFiles};
 
 use crate::auth;
@@ -138,11 +139,18 @@ fn listener_config(
     id: u16,
     listener: &Listener,
 ) -> Result<octopus_runtime::ListenerConfig, StartError> {
-    let address = resolve(&listener.address).map_err(|cause| StartError::NoAddress {
-        listener: listener.name.clone(),
-        address: listener.address.clone(),
-        cause,
-    })?;
+    let address = match listener.kind {
+        ListenerKind::Unix => Address::Unix {
+            path: (&listener.address).into(),
+            // Whether it is octal was checked when it was read.
+            mode: listener.mode().unwrap_or_default(),
+        },
+        _ => Address::Tcp(resolve(&listener.address).map_err(|cause| StartError::NoAddress {
+            listener: listener.name.clone(),
+            address: listener.address.clone(),
+            cause,
+        })?),
+    };
     Ok(octopus_runtime::ListenerConfig {
         id: ListenerId(id),
         address,
@@ -155,7 +163,7 @@ fn listener_config(
 fn layers(listener: &Listener) -> Result<Layers, StartError> {
     let networks = listener.trusted_proxies.iter();
     let (is_tls, websocket) = match listener.kind {
-        ListenerKind::Tcp => (false, false),
+        ListenerKind::Tcp | ListenerKind::Unix => (false, false),
         ListenerKind::Tls => (true, false),
         ListenerKind::Ws => (false, true),
         ListenerKind::Wss => (true, true),

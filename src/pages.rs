@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
+use octopus_runtime::Address;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -126,7 +127,7 @@ fn auth_metrics(auth: Auth) -> Source {
 pub fn app(
     config: &Config,
     hub: Hub,
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     log_filter: LogFilter,
     reload: Reload,
     group: Option<Group>,

@@ -35,6 +35,14 @@ fn check_listeners(config: &Config, conflict: &mut impl FnMut(&str, String)) {
             }
         }
     }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let (is_unix, address) = (listener.kind == ListenerKind::Unix, &listener.address);
+        if !address.is_empty() && is_unix != listener.has_path() {
+            let expected = if is_unix { "a path for kind unix" } else { "host:port for this kind" };
+            let key = format!("listeners.{index}.address");
+            conflict(&key, format!("{address:?}; expected {expected}"));
+        }
+    }
     let listeners = config.all_listeners();
     if listeners.is_empty() {
         conflict("broker.listen", "false, and `listeners` is empty; expected one listener".into());

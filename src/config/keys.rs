@@ -60,7 +60,14 @@ const ANY_PORT: Kind = count(0, 65_535, "");
 const PORT: Kind = count(1, 65_535, "");
 const HOST: Kind = Kind::Text { what: "a host name or an address", valid: is_host };
 const TEXT: Kind = Kind::Text { what: "text", valid: |_| true };
-const ENDPOINT: Kind = Kind::Text { what: "host:port", valid: is_endpoint };
+const ADDRESS: Kind = Kind::Text {
+    what: "host:port, or for kind unix a path with a slash",
+    valid: |text| is_endpoint(text) || (text.contains('/') && !text.contains('\0')),
+};
+const MODE: Kind = Kind::Text {
+    what: "permissions in octal, 000 to 777",
+    valid: |text| super::parse_mode(text).is_some(),
+};
 const ENDPOINTS: Kind = Kind::List { what: "host:port", valid: is_endpoint };
 const BACKENDS: Kind = Kind::List {
     what: "one of anonymous, password_file, certificate, jwt, http, redis, scram",
@@ -571,10 +578,19 @@ pub(super) static KEYS: &[Key<Config>] = &[
 /// The keys of each map in `listeners`.
 pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
     key("name", NAME, "For logs and metrics; must be given.", |l| &mut l.name),
-    key("kind", Kind::Choice(&["tcp", "tls", "ws", "wss"]), "What is spoken below MQTT.", |l| {
-        &mut l.kind
-    }),
-    key("address", ENDPOINT, "Where to listen; must be given.", |l| &mut l.address),
+    key(
+        "kind",
+        Kind::Choice(&["tcp", "tls", "ws", "wss", "unix"]),
+        "What is below MQTT: TCP, TLS, WebSocket, WebSocket over TLS, a Unix socket.",
+        |l| &mut l.kind,
+    ),
+    key("address", ADDRESS, "Where to listen; must be given.", |l| &mut l.address),
+    key(
+        "socket_mode",
+        MODE,
+        "Permissions of a Unix socket's file; who may write to it may connect.",
+        |l| &mut l.socket_mode,
+    ),
     key("backlog", count(1, 65_535, "connections"), "As broker.backlog.", |l| &mut l.backlog),
     key(
         "proxy_protocol",

@@ -106,8 +106,10 @@ pub struct Listener {
     /// For logs and metrics.
     pub name: String,
     pub kind: ListenerKind,
-    /// `host:port`.
+    /// `host:port`; of a Unix socket its path.
     pub address: String,
+    /// Permissions of a Unix socket's file, octal.
+    pub socket_mode: String,
     pub backlog: u32,
     /// Connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
@@ -137,6 +139,8 @@ pub enum ListenerKind {
     Ws,
     /// WebSocket over TLS.
     Wss,
+    /// A Unix socket.
+    Unix,
 }
 
 /// How many shards the node runs.
@@ -308,6 +312,7 @@ impl Default for Listener {
             name: String::new(),
             kind: ListenerKind::Tcp,
             address: String::new(),
+            socket_mode: "0660".to_owned(),
             backlog: Broker::default().backlog,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
@@ -391,8 +396,13 @@ impl Word for Storage {
 }
 
 impl Word for ListenerKind {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("tcp", Self::Tcp), ("tls", Self::Tls), ("ws", Self::Ws), ("wss", Self::Wss)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("ws", Self::Ws),
+        ("wss", Self::Wss),
+        ("unix", Self::Unix),
+    ];
 }
 
 impl Word for WhenAway {
@@ -468,6 +478,24 @@ pub fn limits_per_shard(node: &Limits, shards: u16) -> Limits {
     }
 }
 
+impl Listener {
+    /// Whether `address` is the path of a Unix socket: a host and a port have no slash.
+    pub(crate) fn has_path(&self) -> bool {
+        self.address.contains('/')
+    }
+
+    /// `socket_mode` as a number.
+    pub(crate) fn mode(&self) -> Option<u32> {
+        parse_mode(&self.socket_mode)
+    }
+}
+
+/// Reads permissions as `chmod` does: up to four octal digits.
+pub(crate) fn parse_mode(text: &str) -> Option<u32> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    is_octal.then(|| u32::from_str_radix(text, 8).ok())?.filter(|mode| *mode <= 0o777)
+}
+
 /// `host:port`, with brackets around an IPv6 address.
 fn join_port(host: &str, port: u16) -> String {
     if host.contains(':') && !host.starts_with('[') {
@@ -490,6 +518,21 @@ mod tests {
         assert_eq!(shard.retained_bytes_max, (1_usize << 30).div_ceil(3));
         assert_eq!(shard.queue_count_max, node.queue_count_max);
         assert_eq!(limits_per_shard(&node, 0).session_count_max, 1_000_000);
+    }
+
+    #[test]
+    fn permissions_are_octal() {
+        for (text, mode) in [
+            ("0660", Some(0o660)),
+            ("777", Some(0o777)),
+            ("1777", None),
+            ("0888", None),
+            ("66", None),
+            ("+660", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_mode(text), mode, "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! between shards), openssl's, MQTT.js over WebSockets.
 
 mod certificates;
+mod unix;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -16,9 +17,10 @@ use crate::harness::broker::{Process, free_port};
 use certificates::Certificates;
 
 type Test = fn() -> Result<(), Failed>;
+type Tests = &'static [(&'static str, Test)];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 6] = [
+    let own: Tests = &[
         ("messages_pass_over_tls_1_2_and_1_3", tls),
         ("mutual_tls_takes_the_known_and_refuses_the_revoked", mutual),
         ("certificates_are_read_again_on_sighup", reload),
@@ -26,7 +28,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("mqttjs_speaks_over_ws", || mqttjs("ws")),
         ("mqttjs_speaks_over_wss", || mqttjs("wss")),
     ];
-    tests.map(|(name, test)| Trial::test(format!("doors::{name}"), test)).into()
+    let all = [own, unix::TESTS];
+    let tests = all.into_iter().flatten();
+    tests.map(|&(name, test)| Trial::test(format!("doors::{name}"), test)).collect()
 }
 
 /// A broker with one more listener.

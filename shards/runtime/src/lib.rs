@@ -23,10 +23,11 @@ mod preflight;
 mod service;
 pub mod stream;
 mod tally;
+mod unix;
 mod wake;
 
 pub use hub::{HubHandle, HubSender};
-pub use listener::ListenerConfig;
+pub use listener::{Address, ListenerConfig};
 pub use mesh::BACKLOG_MAX;
 pub use node::{Node, NodeConfig, ShardFailed, Tuning, start};
 /// The vocabulary of a [`Service`].
