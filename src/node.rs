@@ -187,6 +187,7 @@ fn tls_files(listener: &Listener) -> TlsFiles {
         client_ca: given(&tls.client_ca),
         require_client_certificate: tls.require_client_certificate,
         crl: given(&tls.crl),
+        user_from: tls.user_from,
     }
 }
 

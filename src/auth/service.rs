@@ -329,7 +329,9 @@ impl State {
         match exchange.step {
             AuthStep::Continue => self.finish_exchange(key, who, &exchange.data),
             AuthStep::Start => match self.may_try(&who) {
-                Ok(()) => self.begin_exchange(key, &who, &exchange.data, None),
+                Ok(()) => {
+                    self.begin_exchange(key, &who, &exchange.data, self.chain.certified(&who))
+                }
                 Err(refused) => refused,
             },
             AuthStep::Again => {
@@ -341,7 +343,7 @@ impl State {
         }
     }
 
-    /// `only`: the user that a re-authentication has to be for.
+    /// `only`: the user it has to be for: of a certificate, or of a re-authentication.
     fn begin_exchange(
         &self,
         key: Key,
@@ -353,7 +355,7 @@ impl State {
             return self.refuse(who, ReasonCode::NotAuthorized, "no SCRAM message");
         };
         if only.is_some_and(|only| only != first.user) {
-            return self.refuse(who, ReasonCode::NotAuthorized, "another user than before");
+            return self.refuse(who, ReasonCode::NotAuthorized, "another user than it is");
         }
         let files = lock(&self.files).clone();
         let account = files.accounts.as_ref().and_then(|accounts| accounts.get(&first.user));

@@ -337,7 +337,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key(
         "auth.chain",
         BACKENDS,
-        "Backends, asked in this order until one knows the client. scram answers version 5 clients that ask for SCRAM-SHA-256, from the password file.",
+        "Backends, asked in this order until one knows the client; certificate first of a client whose certificate names it (tls.user_from). scram answers version 5 clients that ask for SCRAM-SHA-256, from the password file.",
         |c| &mut c.auth.chain,
     ),
     key(
@@ -625,6 +625,12 @@ pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
         TEXT,
         "PEM file: revocation lists, one of every authority in clients' chains. Empty: none.",
         |l| &mut l.tls.crl,
+    ),
+    key(
+        "tls.user_from",
+        Kind::Choice(&["none", "cn", "subject"]),
+        "What of a client's certificate is its user name, whatever its CONNECT says: nothing, the common name, or the subject as CN=alice,O=example. For certificate in auth.chain.",
+        |l| &mut l.tls.user_from,
     ),
 ];
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use octopus_engine::{DuplicateLogin, Limits, Pick, QueueFull};
 use octopus_mqtt::QoS;
+use octopus_runtime::stream::UserFrom;
 
 pub use auth::{Auth, AuthCache, AuthHttp, AuthRedis, Ban, Jwt, NoOpinion, OnError};
 pub use error::{ConfigError, Nearest, Place, Warning};
@@ -119,7 +120,7 @@ pub struct Listener {
     pub tls: ListenerTls,
 }
 
-/// Paths of PEM files; empty: none.
+/// Paths of PEM files, empty: none; and what a client's certificate says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenerTls {
     pub certificate: String,
@@ -127,6 +128,8 @@ pub struct ListenerTls {
     pub client_ca: String,
     pub require_client_certificate: bool,
     pub crl: String,
+    /// What of a client's certificate is its user name.
+    pub user_from: UserFrom,
 }
 
 /// What is spoken below MQTT.
@@ -403,6 +406,11 @@ impl Word for ListenerKind {
         ("wss", Self::Wss),
         ("unix", Self::Unix),
     ];
+}
+
+impl Word for UserFrom {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("cn", Self::CommonName), ("subject", Self::Subject)];
 }
 
 impl Word for WhenAway {

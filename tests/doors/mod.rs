@@ -3,6 +3,7 @@
 //! between shards), openssl's, MQTT.js over WebSockets.
 
 mod certificates;
+mod identity;
 mod unix;
 
 use std::io::{Read, Write};
@@ -28,7 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("mqttjs_speaks_over_ws", || mqttjs("ws")),
         ("mqttjs_speaks_over_wss", || mqttjs("wss")),
     ];
-    let all = [own, unix::TESTS];
+    let all = [own, unix::TESTS, identity::TESTS];
     let tests = all.into_iter().flatten();
     tests.map(|&(name, test)| Trial::test(format!("doors::{name}"), test)).collect()
 }
@@ -42,7 +43,15 @@ struct Door {
 
 impl Door {
     fn open(kind: &str, settings: &[&str]) -> Result<Self, Failed> {
-        let certificates = Certificates::make()?;
+        Self::open_with(Certificates::make()?, kind, settings)
+    }
+
+    /// With files that are there already; `@/` in a setting stands for their directory.
+    fn open_with(
+        certificates: Certificates,
+        kind: &str,
+        settings: &[&str],
+    ) -> Result<Self, Failed> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut all = vec![
             "--shards=2".to_owned(),

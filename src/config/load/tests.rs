@@ -238,12 +238,16 @@ fn each_error_is_one_line_with_place_key_and_what_was_expected() {
         ),
         (
             "listeners: [x]",
-            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, socket_mode, backlog, proxy_protocol, trusted_proxies, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl below it",
+            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, socket_mode, backlog, proxy_protocol, trusted_proxies, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl, tls.user_from below it",
         ),
         ("listeners:\n  - address: a:1\n", "listeners.0.name: not given; it must be"),
         (
             "listeners: [{name: a, kind: unix, address: 'a:1'}]",
             "listeners.0.address: \"a:1\"; expected a path for kind unix",
+        ),
+        (
+            "listeners: [{name: a, kind: tls, address: 'a:1', tls: {user_from: cn, client_ca: a, certificate: a, key: a}}]",
+            "listeners.0.tls.user_from: given; expected certificate in auth.chain and broker.auth.enable",
         ),
         (
             "listeners: [{name: a, address: /run/a}]",

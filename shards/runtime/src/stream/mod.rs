@@ -13,7 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use octopus_engine::{OutBuffer, Remote};
 
-pub use tls::{Tls, TlsError, TlsFiles};
+pub use tls::{Tls, TlsError, TlsFiles, UserFrom};
 use websocket::WebSocket;
 
 /// Answers of the layers (handshakes, pongs) that wait for a peer which does not read them.

@@ -13,7 +13,9 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use x509_parser::objects::{oid_registry, oid2sn};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
 use super::{Flow, Refusal};
 
@@ -29,6 +31,19 @@ pub struct TlsFiles {
     pub require_client_certificate: bool,
     /// Revoked certificates; one list of each authority in clients' chains, or they are refused.
     pub crl: Option<PathBuf>,
+    pub user_from: UserFrom,
+}
+
+/// Which part of a client's verified certificate says who it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserFrom {
+    /// None: it lets the client in and names nobody.
+    #[default]
+    None,
+    /// The common name, if there is exactly one.
+    CommonName,
+    /// The whole subject as RFC 4514 writes it, most specific part first: `CN=alice,O=example`.
+    Subject,
 }
 
 /// Why a listener has no TLS; says which file and what is wrong with it.
@@ -78,13 +93,13 @@ impl Tls {
     ///
     /// # Errors
     /// If rustls has no use for the configuration; [`Self::load`] has checked it.
-    pub(super) fn session(&self) -> Result<Session, Refusal> {
+    pub(super) fn session(self: &Arc<Self>) -> Result<Session, Refusal> {
         let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         let connection = ServerConnection::new(config);
         let mut connection = connection.map_err(|_| Refusal("no TLS session"))?;
         // The engine bounds what it sends; a buffer is sealed whole.
         connection.set_buffer_limit(None);
-        Ok(Session { connection })
+        Ok(Session { connection, tls: Arc::clone(self) })
     }
 }
 
@@ -153,6 +168,8 @@ fn wrong(file: &Path, error: impl fmt::Display) -> TlsError {
 #[derive(Debug)]
 pub(super) struct Session {
     connection: ServerConnection,
+    /// Its listener's.
+    tls: Arc<Tls>,
 }
 
 impl Session {
@@ -205,13 +222,17 @@ impl Session {
         !self.connection.is_handshaking()
     }
 
-    /// Whom the verified certificate names: its common name, or its whole subject.
+    /// Whom the verified certificate names, by what the listener goes by.
     pub(super) fn identity(&self) -> Option<Box<str>> {
         let certificate = self.connection.peer_certificates()?.first()?;
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());
-        Some(name.map_or_else(|| subject.to_string().into(), Into::into))
+        let name = match self.tls.files.user_from {
+            UserFrom::None => return None,
+            UserFrom::CommonName => common_name(certificate.subject())?,
+            UserFrom::Subject => distinguished_name(certificate.subject())?,
+        };
+        // No user could be given such a name in a file.
+        (!name.is_empty() && !name.contains(char::is_control)).then(|| name.into())
     }
 
     fn flush(&mut self, wire: &mut Vec<u8>) {
@@ -222,6 +243,43 @@ impl Session {
             }
         }
     }
+}
+
+fn common_name(subject: &X509Name<'_>) -> Option<String> {
+    let mut names = subject.iter_common_name();
+    let name = names.next()?.as_str().ok()?;
+    names.next().is_none().then(|| name.to_owned())
+}
+
+/// The subject as RFC 4514 writes it; `None` if it holds what is no text or has no short name.
+fn distinguished_name(subject: &X509Name<'_>) -> Option<String> {
+    let mut relative: Vec<String> = Vec::new();
+    for parts in subject.iter() {
+        let mut text = Vec::new();
+        for part in parts.iter() {
+            let kind = oid2sn(part.attr_type(), oid_registry()).ok()?;
+            text.push(format!("{kind}={}", escaped(part.as_str().ok()?)));
+        }
+        relative.push(text.join("+"));
+    }
+    relative.reverse();
+    Some(relative.join(","))
+}
+
+/// A value of a distinguished name (RFC 4514, §2.4), so that none can pass for two.
+fn escaped(value: &str) -> String {
+    let last = value.chars().count().saturating_sub(1);
+    let mut text = String::new();
+    for (place, letter) in value.chars().enumerate() {
+        let is_special = ",+\"\\<>;".contains(letter)
+            || (place == 0 && letter == '#')
+            || ((place == 0 || place == last) && letter == ' ');
+        if is_special {
+            text.push('\\');
+        }
+        text.push(letter);
+    }
+    text
 }
 
 fn refusal(error: &rustls::Error) -> Refusal {
@@ -239,4 +297,24 @@ fn refusal(error: &rustls::Error) -> Refusal {
         PeerIncompatible(_) => "TLS without common ground",
         _ => "TLS refused",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_a_name_cannot_pass_for_two() {
+        for (value, text) in [
+            ("alice", "alice"),
+            ("eve,CN=alice", "eve\\,CN=alice"),
+            ("a+b=c", "a\\+b=c"),
+            (" # ", "\\ #\\ "),
+            ("#1", "\\#1"),
+            ("a\\,b", "a\\\\\\,b"),
+            ("", ""),
+        ] {
+            assert_eq!(escaped(value), text, "{value:?}");
+        }
+    }
 }
