@@ -25,9 +25,7 @@ use super::scram::{self, ClientFirst, Exchange};
 use super::stats::AuthStats;
 use crate::config::{self, Config, NoOpinion};
 use crate::hub::{AuthEvent, AuthQuestion, Hub};
-
-/// Between two looks at the files and at the clock.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use crate::watched::LOOK_EVERY;
 
 /// Why authentication did not start; its text says what and where.
 #[derive(Debug)]
@@ -451,6 +449,7 @@ impl State {
             let file = path.display();
             tracing::error!(%file, %error, "not usable; what was read before stays in force");
         }
+        lock(&self.stats).files_broken = reloaded.broken;
         if reloaded.read == 0 {
             return;
         }

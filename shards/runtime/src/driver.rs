@@ -51,9 +51,17 @@ const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
 /// What lies in a shard's inbox.
 #[derive(Debug)]
 pub(crate) enum Parcel {
-    Envelopes { from: Peer, envelopes: Vec<Envelope> },
+    Envelopes {
+        from: Peer,
+        envelopes: Vec<Envelope>,
+    },
     HandOff(Box<HandOff>),
-    Stop { reason: ReasonCode, deadline: Duration },
+    /// Certificates were read again: live clients are held against them.
+    Recheck,
+    Stop {
+        reason: ReasonCode,
+        deadline: Duration,
+    },
 }
 
 /// What the hub finds in its inbox.
@@ -92,6 +100,8 @@ pub(crate) struct Driver<S> {
     /// Connections in their layers, soonest deadline first.
     opening: VecDeque<(Instant, ConnectionId)>,
     connect_timeout: Duration,
+    /// The slot from which on clients' certificates have yet to be held against new files.
+    recheck_from: Option<u32>,
     /// Scratch: what a stack makes of the bytes that arrived.
     plain: Vec<u8>,
     completions: Vec<Completion>,
@@ -136,6 +146,7 @@ impl<S: Service> Driver<S> {
             closing: VecDeque::new(),
             opening: VecDeque::new(),
             connect_timeout: parts.connect_timeout,
+            recheck_from: None,
             plain: Vec::new(),
             completions: Vec::new(),
             origin: parts.origin,
@@ -179,7 +190,7 @@ impl<S: Service> Driver<S> {
     }
 
     fn sleep_time(&self) -> Duration {
-        if !self.mesh.inbox.is_empty() {
+        if !self.mesh.inbox.is_empty() || self.recheck_from.is_some() {
             return Duration::ZERO;
         }
         let due = [
@@ -404,6 +415,7 @@ impl<S: Service> Driver<S> {
                     }
                 }
                 Parcel::HandOff(handoff) => self.arrive(*handoff),
+                Parcel::Recheck => self.recheck_from = Some(0),
                 Parcel::Stop { reason, deadline } => self.stop(reason, deadline),
             }
         }
@@ -426,6 +438,8 @@ impl<S: Service> Driver<S> {
             self.service.handle(Input::Received { connection: id, bytes: &unread }, self.now);
         }
         self.unread_through_layers(id, &raw);
+        // On its way it was in no shard's hands.
+        self.recheck(id);
         self.receive(id);
     }
 
@@ -440,6 +454,7 @@ impl<S: Service> Driver<S> {
             self.shut(id, Shutdown::Both);
         }
         self.end_late_layers();
+        self.recheck_some();
         if self.stop_at.is_none() {
             self.acceptor.retry(&mut self.ring, self.now);
         }

@@ -29,7 +29,7 @@ mod wake;
 pub use hub::{HubHandle, HubSender};
 pub use listener::{Address, ListenerConfig};
 pub use mesh::BACKLOG_MAX;
-pub use node::{Node, NodeConfig, ShardFailed, Tuning, start};
+pub use node::{Certificates, Node, NodeConfig, ShardFailed, Tuning, start};
 /// The vocabulary of a [`Service`].
 pub use octopus_engine::{
     ConnectionId, Input, Instant, ListenerId, LostCause, OutBuffer, Output, Remote, ShardId,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::net::Ring;
 use crate::placement;
 use crate::preflight::{StartError, preflight};
 use crate::service::Service;
-use crate::stream::Tls;
+use crate::stream::{Tls, TlsError, TlsFiles};
 use crate::unix::SocketFile;
 use crate::wake::Wake;
 
@@ -98,6 +99,43 @@ pub struct Node {
     tls: Vec<(ListenerId, Arc<Tls>)>,
     stopping: AtomicBool,
     seed: u64,
+}
+
+/// The certificates, keys and revocation lists of one listener. Scope: node.
+pub struct Certificates {
+    listener: ListenerId,
+    tls: Arc<Tls>,
+    shards: Vec<Sender<Parcel>>,
+}
+
+impl Certificates {
+    pub fn listener(&self) -> ListenerId {
+        self.listener
+    }
+
+    /// The files they are read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let TlsFiles { certificate, key, client_ca, crl, .. } = self.tls.files().clone();
+        [Some(certificate), Some(key), client_ca, crl].into_iter().flatten().collect()
+    }
+
+    /// When the server's certificate ends, seconds since 1970.
+    pub fn not_after_s(&self) -> i64 {
+        self.tls.not_after_s()
+    }
+
+    /// Reads the files again, for connections that come from now on; live ones are held against
+    /// them, and closed if their certificate does not hold any more. Blocks while it reads.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why. What was read before stays in force, all of it.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.tls.reload()?;
+        for shard in &self.shards {
+            shard.push(0, Parcel::Recheck);
+        }
+        Ok(())
+    }
 }
 
 /// A shard's thread is over.
@@ -318,15 +356,11 @@ impl Node {
         self.hub.take()
     }
 
-    /// Reads certificates, keys and revocation lists again, for connections that come from now
-    /// on. Files that do not hold leave the old ones in force, and the log says why.
-    pub fn reload_certificates(&self) {
-        for (ListenerId(listener), tls) in &self.tls {
-            match tls.reload() {
-                Ok(()) => tracing::info!(listener, "certificates read again"),
-                Err(error) => tracing::error!(listener, %error, "the old certificates stay"),
-            }
-        }
+    /// The certificates of each listener that has some.
+    pub fn certificates(&self) -> Vec<Certificates> {
+        let all = self.tls.iter().cloned();
+        all.map(|(listener, tls)| Certificates { listener, tls, shards: self.shards.clone() })
+            .collect()
     }
 
     /// Tells every shard to stop: listeners close, the service gets `Input::Stop`, writes go

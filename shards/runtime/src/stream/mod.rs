@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use octopus_engine::{OutBuffer, Remote};
 
+pub(crate) use tls::Checked;
 pub use tls::{Tls, TlsError, TlsFiles, UserFrom};
 use websocket::WebSocket;
 
@@ -142,9 +143,19 @@ impl Stack {
         let was_open = self.is_open();
         let flow = self.unwrap(bytes, plain)?;
         if !was_open && self.is_open() {
+            // A handshake may take longer than the files stay as they are.
+            self.recheck()?;
             self.learn();
         }
         Ok(flow)
+    }
+
+    /// Holds the client's certificate against files that were read since it came.
+    ///
+    /// # Errors
+    /// If it does not hold any more.
+    pub(crate) fn recheck(&mut self) -> Result<Checked, Refusal> {
+        self.tls.as_mut().map_or(Ok(Checked::Before), tls::Session::recheck)
     }
 
     /// Through TLS and WebSocket, as far as there are any.
@@ -186,9 +197,10 @@ impl Stack {
         self.remote.address = told.or(self.remote.address);
     }
 
-    /// Whether all is known about the peer that the layers can tell.
+    /// Whether all is known about the peer that the layers can tell, and none has refused it.
     pub(crate) fn is_open(&self) -> bool {
-        self.proxy.is_none()
+        self.refused.is_none()
+            && self.proxy.is_none()
             && self.tls.as_ref().is_none_or(tls::Session::is_open)
             && self.websocket.as_ref().is_none_or(WebSocket::is_open)
     }

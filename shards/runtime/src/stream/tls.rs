@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::{fmt, io};
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use x509_parser::objects::{oid_registry, oid2sn};
@@ -66,7 +68,19 @@ impl std::error::Error for TlsError {}
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Arc<InForce>>,
+}
+
+/// What the files said when they were read last.
+#[derive(Debug)]
+struct InForce {
+    /// Counts the readings.
+    edition: u64,
+    server: Arc<ServerConfig>,
+    /// `None`: no certificate is asked for.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// When the server's certificate ends, seconds since 1970.
+    not_after_s: i64,
 }
 
 impl Tls {
@@ -75,18 +89,33 @@ impl Tls {
     /// # Errors
     /// The first file that is missing, malformed, or does not fit the others.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let current = RwLock::new(Arc::new(read(&files)?));
+        let current = RwLock::new(Arc::new(read(&files, 0)?));
         Ok(Self { files, current })
     }
 
-    /// Reads the files again, for connections that come from now on.
+    /// Reads the files again, for connections that come from now on, and for those that are
+    /// held against it ([`Session::recheck`]).
     ///
     /// # Errors
     /// As [`Self::load`]; what was read before stays in force.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let fresh = Arc::new(read(&self.files)?);
+        let fresh = Arc::new(read(&self.files, self.in_force().edition + 1)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// What it is read from.
+    pub fn files(&self) -> &TlsFiles {
+        &self.files
+    }
+
+    /// When the server's certificate ends, seconds since 1970.
+    pub fn not_after_s(&self) -> i64 {
+        self.in_force().not_after_s
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The server's side of a new connection.
@@ -94,41 +123,29 @@ impl Tls {
     /// # Errors
     /// If rustls has no use for the configuration; [`Self::load`] has checked it.
     pub(super) fn session(self: &Arc<Self>) -> Result<Session, Refusal> {
-        let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        let connection = ServerConnection::new(config);
+        let in_force = self.in_force();
+        let connection = ServerConnection::new(Arc::clone(&in_force.server));
         let mut connection = connection.map_err(|_| Refusal("no TLS session"))?;
         // The engine bounds what it sends; a buffer is sealed whole.
         connection.set_buffer_limit(None);
-        Ok(Session { connection, tls: Arc::clone(self) })
+        Ok(Session { connection, tls: Arc::clone(self), edition: in_force.edition })
     }
 }
 
-fn read(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+fn read(files: &TlsFiles, edition: u64) -> Result<InForce, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| wrong(&files.certificate, error))?;
-    let builder = match &files.client_ca {
+    let clients = files.client_ca.as_deref();
+    let clients = clients.map(|authorities| verifier(files, authorities, provider)).transpose()?;
+    let builder = match &clients {
         None => builder.with_no_client_auth(),
-        Some(authorities) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in pems::<CertificateDer<'_>>(authorities)? {
-                roots.add(certificate).map_err(|error| wrong(authorities, error))?;
-            }
-            let mut verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            if let Some(crl) = &files.crl {
-                let lists = pems::<CertificateRevocationListDer<'_>>(crl)?;
-                verifier = verifier.with_crls(lists);
-            }
-            if !files.require_client_certificate {
-                verifier = verifier.allow_unauthenticated();
-            }
-            let verifier = verifier.build().map_err(|error| wrong(authorities, error))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
     };
-    let chain = pems(&files.certificate)?;
+    let chain: Vec<CertificateDer<'_>> = pems(&files.certificate)?;
+    let not_after_s = chain.first().and_then(|own| X509Certificate::from_der(own).ok());
+    let not_after_s = not_after_s.map_or(0, |(_, own)| own.validity().not_after.timestamp());
     let key =
         PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unread(&files.key, error))?;
     let mut config =
@@ -140,7 +157,27 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
     } else {
         config.send_tls13_tickets = 0;
     }
-    Ok(config)
+    Ok(InForce { edition, server: Arc::new(config), clients, not_after_s })
+}
+
+/// What clients' certificates are held against.
+fn verifier(
+    files: &TlsFiles,
+    authorities: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in pems::<CertificateDer<'_>>(authorities)? {
+        roots.add(certificate).map_err(|error| wrong(authorities, error))?;
+    }
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if let Some(crl) = &files.crl {
+        verifier = verifier.with_crls(pems::<CertificateRevocationListDer<'_>>(crl)?);
+    }
+    if !files.require_client_certificate {
+        verifier = verifier.allow_unauthenticated();
+    }
+    verifier.build().map_err(|error| wrong(authorities, error))
 }
 
 fn pems<T: PemObject>(file: &Path) -> Result<Vec<T>, TlsError> {
@@ -164,12 +201,22 @@ fn wrong(file: &Path, error: impl fmt::Display) -> TlsError {
     TlsError { file: file.to_owned(), cause: error.to_string().into() }
 }
 
+/// Whether a certificate took work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    Now,
+    /// It was held against the same files before, or there is none.
+    Before,
+}
+
 /// One connection's TLS. Scope: connection.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: ServerConnection,
     /// Its listener's.
     tls: Arc<Tls>,
+    /// Of the files that its certificate was held against last.
+    edition: u64,
 }
 
 impl Session {
@@ -220,6 +267,26 @@ impl Session {
 
     pub(super) fn is_open(&self) -> bool {
         !self.connection.is_handshaking()
+    }
+
+    /// Holds the client's certificate against the files in force, unless it was already.
+    ///
+    /// Cost: a signature to check for each certificate of the chain.
+    ///
+    /// # Errors
+    /// If it does not hold any more: revoked, expired, or of an authority that is gone.
+    pub(super) fn recheck(&mut self) -> Result<Checked, Refusal> {
+        let in_force = self.tls.in_force();
+        if self.edition == in_force.edition {
+            return Ok(Checked::Before);
+        }
+        self.edition = in_force.edition;
+        let chain = self.connection.peer_certificates().and_then(<[_]>::split_first);
+        let (Some((own, between)), Some(clients)) = (chain, &in_force.clients) else {
+            return Ok(Checked::Before);
+        };
+        let holds = clients.verify_client_cert(own, between, UnixTime::now());
+        holds.map(|_| Checked::Now).map_err(|error| refusal(&error))
     }
 
     /// Whom the verified certificate names, by what the listener goes by.
