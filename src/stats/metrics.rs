@@ -4,7 +4,7 @@
 //! Names begin with `octopus_`, counters end in `_total`, units are seconds and bytes. Labels
 //! are shard, listener, qos, reason, hop: none grows with the number of clients.
 
-use octopus_engine::{Dropped, Histogram, Hop, LISTENERS_COUNTED, Stats};
+use octopus_engine::{Dropped, Histogram, Hop, LISTENERS_COUNTED, LayerRefusal, Stats};
 
 use super::exposition::{Exposition, Format};
 use crate::process;
@@ -105,12 +105,6 @@ const COUNTERS: &[Figure] = &[
     ("octopus_sockets_refused", "Sockets closed at once: the node has as many as it may.", |s| {
         s.driver.accept_refused as f64
     }),
-    ("octopus_layers_refused", "Sockets refused by PROXY protocol, TLS or WebSocket.", |s| {
-        s.driver.layer_refused as f64
-    }),
-    ("octopus_layers_late", "Sockets closed: those layers were not through in time.", |s| {
-        s.driver.layer_timeouts as f64
-    }),
     ("octopus_accept_errors", "Accepts that failed.", |s| s.driver.accept_errors as f64),
     ("octopus_pressure_turns", "Turns in which clients waited for a peer to catch up.", |s| {
         s.driver.pressure_turns as f64
@@ -191,6 +185,13 @@ fn by_reason(text: &mut Exposition, shards: &[Stats]) {
             text.sample(&labels, stats.ledger.dropped_for(*reason) as f64);
         }
     }
+    text.counter("octopus_layers_refused", "Sockets closed by PROXY protocol, TLS or WebSocket.");
+    for (shard, stats) in shards.iter().enumerate() {
+        for reason in LayerRefusal::ALL {
+            let labels = [("shard", &*shard.to_string()), ("reason", reason.label())];
+            text.sample(&labels, stats.driver.layer_refused[*reason as usize] as f64);
+        }
+    }
 }
 
 fn latency(text: &mut Exposition, shards: &[Stats]) {
@@ -242,6 +243,7 @@ mod tests {
         for line in [
             "octopus_messages_received_total{shard=\"1\",qos=\"2\"} 3",
             "octopus_messages_dropped_total{shard=\"0\",reason=\"queue_full\"} 0",
+            "octopus_layers_refused_total{shard=\"0\",reason=\"certificate_revoked\"} 0",
             "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"other_shard\"} 1",
             "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"queued\"} 0",
             "octopus_listener_connections{listener=\"tls\"} 0",

@@ -58,7 +58,7 @@ pub use query::*;
 pub use recent::{Incident, What};
 pub use retained::*;
 pub use shard::{Shard, ShardConfig, home_shard};
-pub use stats::{DriverStats, LISTENERS_COUNTED, Ledger, Stats};
+pub use stats::{DriverStats, LISTENERS_COUNTED, LayerRefusal, Ledger, Stats};
 pub use subscriptions::*;
 pub use timer::*;
 pub use will::Will;

@@ -99,10 +99,8 @@ pub struct DriverStats {
     pub accepted: u64,
     /// Connections closed at once because the node has as many as it may.
     pub accept_refused: u64,
-    /// Connections that a layer below MQTT refused (PROXY protocol, TLS, WebSocket).
-    pub layer_refused: u64,
-    /// Connections closed because those layers took longer than the connect time-out.
-    pub layer_timeouts: u64,
+    /// Connections that ended in the layers below MQTT, by [`LayerRefusal`].
+    pub layer_refused: [u64; LayerRefusal::ALL.len()],
     /// Accepts that failed, for want of descriptors or memory.
     pub accept_errors: u64,
     /// Gauge: requests under way on the ring.
@@ -111,6 +109,63 @@ pub struct DriverStats {
     pub mesh_backlog: u64,
     /// Turns in which clients were not read because a peer was too far behind.
     pub pressure_turns: u64,
+}
+
+/// Why a connection ended below MQTT: what a layer refused, or which was not through in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerRefusal {
+    /// No PROXY protocol header where there must be one, or a malformed one.
+    ProxyHeader,
+    /// A PROXY protocol listener was reached by who may not tell addresses.
+    UntrustedProxy,
+    /// Not TLS, an older version, an alert.
+    Tls,
+    /// No client certificate, or one that does not hold.
+    Certificate,
+    /// A client certificate on the revocation list.
+    Revoked,
+    /// Not the HTTP request that begins a WebSocket for MQTT.
+    Upgrade,
+    /// A WebSocket frame against the rules.
+    Frame,
+    /// The peer asks and does not read the answers.
+    Unread,
+    ProxyLate,
+    TlsLate,
+    UpgradeLate,
+}
+
+impl LayerRefusal {
+    pub const ALL: &'static [Self] = &[
+        Self::ProxyHeader,
+        Self::UntrustedProxy,
+        Self::Tls,
+        Self::Certificate,
+        Self::Revoked,
+        Self::Upgrade,
+        Self::Frame,
+        Self::Unread,
+        Self::ProxyLate,
+        Self::TlsLate,
+        Self::UpgradeLate,
+    ];
+
+    /// The label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ProxyHeader => "proxy_header",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::Tls => "tls",
+            Self::Certificate => "certificate",
+            Self::Revoked => "certificate_revoked",
+            Self::Upgrade => "websocket_upgrade",
+            Self::Frame => "websocket_frame",
+            Self::Unread => "answers_unread",
+            Self::ProxyLate => "proxy_header_late",
+            Self::TlsLate => "tls_late",
+            Self::UpgradeLate => "websocket_upgrade_late",
+        }
+    }
 }
 
 impl Stats {

@@ -43,7 +43,7 @@ pub(crate) struct Acceptor {
 
 /// Counts events, and says when to log them.
 #[derive(Debug, Default)]
-struct Occasional {
+pub(crate) struct Occasional {
     count: u64,
     quiet_until: Instant,
 }
@@ -51,7 +51,7 @@ struct Occasional {
 impl Occasional {
     /// Counts one more; returns how many came since the last time it did, or `None` while it
     /// is too early to log.
-    fn note(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn note(&mut self, now: Instant) -> Option<u64> {
         self.count += 1;
         if now < self.quiet_until {
             return None;

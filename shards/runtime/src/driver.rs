@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use octopus_engine::{
-    ConnectionId, Envelope, Input, Instant, ListenerId, LostCause, OutBuffer, Output, Peer, Remote,
-    ShardId,
+    ConnectionId, Envelope, Input, Instant, LayerRefusal, ListenerId, LostCause, OutBuffer, Output,
+    Peer, Remote, ShardId,
 };
 use octopus_mqtt::ReasonCode;
 use socket2::SockRef;
 
-use crate::accept::Acceptor;
+use crate::accept::{Acceptor, Occasional};
 use crate::connections::{Connections, Leaving, Phase};
 use crate::handoff::HandOff;
 use crate::mesh::{Inbox, Pressure, Sender};
@@ -100,6 +100,8 @@ pub(crate) struct Driver<S> {
     /// Connections in their layers, soonest deadline first.
     opening: VecDeque<(Instant, ConnectionId)>,
     connect_timeout: Duration,
+    /// By reason.
+    layer_refusals: [Occasional; LayerRefusal::ALL.len()],
     /// The slot from which on clients' certificates have yet to be held against new files.
     recheck_from: Option<u32>,
     /// Scratch: what a stack makes of the bytes that arrived.
@@ -146,6 +148,7 @@ impl<S: Service> Driver<S> {
             closing: VecDeque::new(),
             opening: VecDeque::new(),
             connect_timeout: parts.connect_timeout,
+            layer_refusals: Default::default(),
             recheck_from: None,
             plain: Vec::new(),
             completions: Vec::new(),

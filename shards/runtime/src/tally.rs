@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use octopus_engine::{DriverStats, Instant};
+use octopus_engine::{DriverStats, Instant, LayerRefusal};
 
 /// The longest stall is that of the current span of this length and the one before.
 const SPAN: Duration = Duration::from_secs(30);
@@ -44,14 +44,9 @@ impl Tally {
         self.stats.accept_refused += 1;
     }
 
-    /// A layer below MQTT refused a connection.
-    pub(crate) fn layer_refused(&mut self) {
-        self.stats.layer_refused += 1;
-    }
-
-    /// The layers below MQTT took longer than the connect time-out.
-    pub(crate) fn layer_timed_out(&mut self) {
-        self.stats.layer_timeouts += 1;
+    /// A connection ended below MQTT.
+    pub(crate) fn layer_refused(&mut self, reason: LayerRefusal) {
+        self.stats.layer_refused[reason as usize] += 1;
     }
 
     /// All figures now.

@@ -139,9 +139,12 @@ impl<S: Service> Driver<S> {
             && at <= self.now
         {
             self.opening.pop_front();
-            if self.is_in_layers(id) {
-                tracing::debug!(slot = id.slot, "layers were not through in time");
-                self.tally.layer_timed_out();
+            let connection = self.connections.get(id);
+            let connection =
+                connection.filter(|connection| matches!(connection.phase, Phase::Layers));
+            if let Some(stack) = connection.and_then(|connection| connection.stack.as_ref()) {
+                let (remote, late) = (stack.remote().clone(), stack.late());
+                self.refused_by_layer(&remote, late);
                 self.close(id);
             }
         }
@@ -165,10 +168,14 @@ impl<S: Service> Driver<S> {
         connection.is_some_and(|connection| matches!(connection.phase, Phase::Layers))
     }
 
-    fn refused_by_layer(&mut self, remote: &Remote, Refusal(reason): Refusal) {
-        self.tally.layer_refused();
+    /// Counts a refusal; of each reason one a second has a line in the log.
+    fn refused_by_layer(&mut self, remote: &Remote, refusal: Refusal) {
+        let Refusal { reason, why } = refusal;
+        self.tally.layer_refused(reason);
+        let Some(count) = self.layer_refusals[reason as usize].note(self.now) else { return };
         let address = remote.address.as_ref().map(tracing::field::display);
-        tracing::debug!(listener = remote.listener.0, address, reason, "refused below MQTT");
+        let (shard, listener, reason) = (self.id.0, remote.listener.0, reason.label());
+        tracing::warn!(shard, listener, address, reason, why, count, "refused below MQTT");
     }
 }
 

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use octopus_engine::{OutBuffer, Remote};
+use octopus_engine::{LayerRefusal, OutBuffer, Remote};
 
 pub(crate) use tls::Checked;
 pub use tls::{Tls, TlsError, TlsFiles, UserFrom};
@@ -32,9 +32,36 @@ pub struct Layers {
     pub websocket: bool,
 }
 
-/// A layer does not take what came: the connection ends. The text is for the log.
+/// A layer does not take what came: the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal(pub &'static str);
+pub struct Refusal {
+    /// What it is counted as.
+    pub reason: LayerRefusal,
+    /// For the log.
+    pub why: &'static str,
+}
+
+impl Refusal {
+    const fn proxy(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::ProxyHeader, why }
+    }
+
+    const fn tls(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Tls, why }
+    }
+
+    const fn certificate(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Certificate, why }
+    }
+
+    const fn upgrade(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Upgrade, why }
+    }
+
+    const fn frame(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Frame, why }
+    }
+}
 
 /// Whether a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +106,8 @@ impl Layers {
         }
         if self.proxy_protocol && !remote.address.is_none_or(|address| self.is_proxy(address.ip()))
         {
-            return Err(Refusal("not a trusted proxy"));
+            let reason = LayerRefusal::UntrustedProxy;
+            return Err(Refusal { reason, why: "not a trusted proxy" });
         }
         Ok(Some(Box::new(Stack {
             remote: remote.clone(),
@@ -128,7 +156,8 @@ impl Stack {
         }
         let flow = self.pass(bytes, plain);
         let is_flooded = self.answer.len() > ANSWER_BYTES_MAX;
-        let flow = if is_flooded { Err(Refusal("answers are not read")) } else { flow };
+        let unread = Refusal { reason: LayerRefusal::Unread, why: "answers are not read" };
+        let flow = if is_flooded { Err(unread) } else { flow };
         self.refused = flow.err();
         flow
     }
@@ -195,6 +224,18 @@ impl Stack {
 
     fn set_address(&mut self, told: Option<SocketAddr>) {
         self.remote.address = told.or(self.remote.address);
+    }
+
+    /// The outermost layer that is not through, as what makes the connection late.
+    pub(crate) fn late(&self) -> Refusal {
+        let reason = if self.proxy.is_some() {
+            LayerRefusal::ProxyLate
+        } else if self.tls.as_ref().is_some_and(|tls| !tls.is_open()) {
+            LayerRefusal::TlsLate
+        } else {
+            LayerRefusal::UpgradeLate
+        };
+        Refusal { reason, why: "not through within limits.connect_timeout" }
     }
 
     /// Whether all is known about the peer that the layers can tell, and none has refused it.

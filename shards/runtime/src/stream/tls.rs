@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::{fmt, io};
 
+use octopus_engine::LayerRefusal;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
@@ -125,7 +126,7 @@ impl Tls {
     pub(super) fn session(self: &Arc<Self>) -> Result<Session, Refusal> {
         let in_force = self.in_force();
         let connection = ServerConnection::new(Arc::clone(&in_force.server));
-        let mut connection = connection.map_err(|_| Refusal("no TLS session"))?;
+        let mut connection = connection.map_err(|_| Refusal::tls("no TLS session"))?;
         // The engine bounds what it sends; a buffer is sealed whole.
         connection.set_buffer_limit(None);
         Ok(Session { connection, tls: Arc::clone(self), edition: in_force.edition })
@@ -234,7 +235,7 @@ impl Session {
         let mut is_over = false;
         while !records.is_empty() && !is_over {
             let taken = self.connection.read_tls(&mut records);
-            taken.map_err(|_| Refusal("a TLS record that is not taken"))?;
+            taken.map_err(|_| Refusal::tls("a TLS record that is not taken"))?;
             let state = self.connection.process_new_packets();
             let state = state.inspect_err(|error| tracing::debug!(%error, "TLS"));
             is_over = state.as_ref().is_ok_and(|state| state.peer_has_closed());
@@ -244,7 +245,7 @@ impl Session {
             match self.connection.reader().read_to_end(plain) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Err(Refusal("TLS ended in the middle")),
+                Err(_) => return Err(Refusal::tls("TLS ended in the middle")),
             }
         }
         Ok(if is_over { Flow::Ended } else { Flow::Going })
@@ -355,10 +356,12 @@ fn refusal(error: &rustls::Error) -> Refusal {
         AlertReceived, InvalidCertificate, InvalidMessage, NoCertificatesPresented,
         PeerIncompatible,
     };
-    Refusal(match error {
-        InvalidCertificate(Revoked) => "a revoked certificate",
-        InvalidCertificate(_) => "a certificate that does not hold",
-        NoCertificatesPresented => "no certificate",
+    Refusal::tls(match error {
+        InvalidCertificate(Revoked) => {
+            return Refusal { reason: LayerRefusal::Revoked, why: "a revoked certificate" };
+        }
+        InvalidCertificate(_) => return Refusal::certificate("a certificate that does not hold"),
+        NoCertificatesPresented => return Refusal::certificate("no certificate"),
         AlertReceived(_) => "a TLS alert of the peer's",
         InvalidMessage(_) => "no TLS",
         PeerIncompatible(_) => "TLS without common ground",
