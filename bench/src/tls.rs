@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{self, BufReader, Read, Write},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::OwnedFd,
     path::Path,
     sync::Arc,
@@ -51,7 +51,7 @@ impl Tls {
     /// # Errors
     /// If the configuration allows no handshake.
     pub(crate) fn new(config: &Config, server: SocketAddr) -> io::Result<Self> {
-        let name = ServerName::from(IpAddr::from(server.ip()));
+        let name = ServerName::from(server.ip());
         ClientConnection::new(Arc::clone(config), name).map(Self).map_err(io::Error::other)
     }
 

@@ -60,7 +60,7 @@ impl MemoryLevel {
     const ALL: [Self; 5] = [Self::Ample, Self::Filling, Self::Short, Self::Scarce, Self::Full];
 
     /// From which part of the budget on, percent.
-    fn from_percent(self) -> usize {
+    fn threshold_percent(self) -> usize {
         match self {
             Self::Ample => 0,
             Self::Filling => 70,
@@ -75,7 +75,7 @@ impl MemoryLevel {
         let percent = |part: usize| (budget as u128 * part as u128 / 100) as usize;
         let holds = |level: &&Self| {
             let slack = if **level <= self { SLACK_PERCENT } else { 0 };
-            used >= percent(level.from_percent().saturating_sub(slack))
+            used >= percent(level.threshold_percent().saturating_sub(slack))
         };
         Self::ALL.iter().rev().find(holds).copied().unwrap_or_default()
     }

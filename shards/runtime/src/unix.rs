@@ -27,7 +27,7 @@ pub(crate) struct SocketFile {
 /// system has against it.
 pub(crate) fn listen(path: &Path, mode: u32, backlog: i32) -> io::Result<(Socket, SocketFile)> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let turn = File::open(directory.unwrap_or(Path::new(".")))?;
+    let turn = File::open(directory.unwrap_or_else(|| Path::new(".")))?;
     // Held by others for as long as this function takes; given back with the file.
     turn.lock()?;
     remove_stale(path)?;
