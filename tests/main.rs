@@ -1,11 +1,12 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
-//! `auth` asks who is let in and what they may do, `conformance` plays the specifications'
+//! `abuse` attacks the broker, `auth` asks who is let in and what they may do, `conformance` plays the specifications'
 //! scripts, `interop` runs clients that others wrote, `cluster` groups of nodes with a Redis of
 //! their own, `doors` knocks at every kind of listener, `deploy` runs what an operator is given,
 //! `ops` asks a broker what an operator asks, `tidy` holds the rules of the house. `tests/run.sh`
 //! installs what these need.
 
+mod abuse;
 mod auth;
 mod cluster;
 mod conformance;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     trials.extend(ops::trials());
     trials.extend(cluster::trials());
     trials.extend(auth::trials());
+    trials.extend(abuse::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.clear();
     conclusion.exit_code()

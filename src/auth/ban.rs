@@ -47,11 +47,35 @@ impl fmt::Display for Target {
     }
 }
 
+/// Whom a ban hits when it is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Who connects from now on. For addresses that fail: who is connected from there has shown
+    /// who it is, and need not pay for a neighbour.
+    Newcomers,
+    /// Who is connected as well.
+    Everyone,
+}
+
+impl Reach {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Newcomers => "newcomers",
+            Self::Everyone => "everyone",
+        }
+    }
+
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        [Self::Newcomers, Self::Everyone].into_iter().find(|reach| reach.word() == word)
+    }
+}
+
 /// How long a target is on the list, and who put it there.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// `None`: until it is taken off.
     until: Option<Instant>,
+    reach: Reach,
     /// The configuration says so: no group and no operator takes it off.
     is_configured: bool,
 }
@@ -76,13 +100,13 @@ pub(crate) struct Bans {
 
 impl Bans {
     /// Puts `target` on the list; `false` if the list is full.
-    pub(crate) fn add(&mut self, target: Target, until: Option<Instant>) -> bool {
-        self.put(target, Entry { until, is_configured: false })
+    pub(crate) fn add(&mut self, target: Target, until: Option<Instant>, reach: Reach) -> bool {
+        self.put(target, Entry { until, reach, is_configured: false })
     }
 
     /// Puts `target` on the list for as long as the node runs.
     pub(crate) fn add_configured(&mut self, target: Target) -> bool {
-        self.put(target, Entry { until: None, is_configured: true })
+        self.put(target, Entry { until: None, reach: Reach::Everyone, is_configured: true })
     }
 
     fn put(&mut self, target: Target, entry: Entry) -> bool {
@@ -130,10 +154,11 @@ impl Bans {
         true
     }
 
-    /// Makes the list, but for the configuration's part, what the group has; who is new on it.
+    /// Makes the list, but for the configuration's part, what the group has; who is new on it and
+    /// to go if connected.
     pub(crate) fn follow(
         &mut self,
-        group: &HashMap<Target, Option<Duration>>,
+        group: &HashMap<Target, (Option<Duration>, Reach)>,
         now: Instant,
     ) -> Vec<Target> {
         let stays =
@@ -141,27 +166,36 @@ impl Bans {
         self.exact.retain(|target, entry| stays(target, entry));
         self.networks.retain(|(net, entry)| stays(&Target::Address(*net), entry));
         let mut new = Vec::new();
-        for (target, time) in group {
+        for (target, (time, reach)) in group {
             let is_new = self.entry(target).is_none();
             let until = time.and_then(|time| now.checked_add(time));
-            if self.add(target.clone(), until) && is_new {
+            let is_listed = self.add(target.clone(), until, *reach);
+            if is_listed && is_new && *reach == Reach::Everyone {
                 new.push(target.clone());
             }
         }
         new
     }
 
+    /// Whether this client is not to be let in.
     pub(crate) fn is_banned(&self, who: &Credentials, now: Instant) -> bool {
-        let listed = |target| self.exact.get(&target).is_some_and(|entry| entry.holds(now));
+        self.finds(who, |entry| entry.holds(now))
+    }
+
+    /// Whether this client is to go though it is connected.
+    pub(crate) fn must_go(&self, who: &Credentials, now: Instant) -> bool {
+        self.finds(who, |entry| entry.holds(now) && entry.reach == Reach::Everyone)
+    }
+
+    fn finds(&self, who: &Credentials, is_meant: impl Fn(&Entry) -> bool) -> bool {
         if self.len() == 0 {
             return false;
         }
+        let listed = |target| self.exact.get(&target).is_some_and(&is_meant);
         let by_address = who.address.is_some_and(|address| {
+            let mut networks = self.networks.iter();
             listed(Target::Address(address.into()))
-                || self
-                    .networks
-                    .iter()
-                    .any(|(net, entry)| net.contains(address) && entry.holds(now))
+                || networks.any(|(net, entry)| net.contains(address) && is_meant(entry))
         });
         by_address
             || who.user.as_ref().is_some_and(|user| listed(Target::User(user.clone())))
@@ -180,9 +214,9 @@ impl Bans {
     }
 
     /// Those of the list that the group has, or should have.
-    pub(crate) fn common(&self, now: Instant) -> Vec<(Target, Option<Duration>)> {
+    pub(crate) fn common(&self, now: Instant) -> Vec<(Target, Option<Duration>, Reach)> {
         let common = self.entries().filter(|(_, entry)| !entry.is_configured);
-        common.map(|(target, entry)| (target, entry.left(now))).collect()
+        common.map(|(target, entry)| (target, entry.left(now), entry.reach)).collect()
     }
 
     fn entries(&self) -> impl Iterator<Item = (Target, &Entry)> {
@@ -256,7 +290,8 @@ mod tests {
         let now = Instant::now();
         let until = now + Duration::from_secs(60);
         for target in ["address:10.0.0.0/8", "address:1.2.3.4", "user:eve", "client:c1"] {
-            assert!(bans.add(target.parse().expect(target), Some(until)), "{target}");
+            let reach = Reach::Newcomers;
+            assert!(bans.add(target.parse().expect(target), Some(until), reach), "{target}");
         }
         let clients = [
             (who("10.9.9.9", "a", "b"), true),
@@ -267,6 +302,7 @@ mod tests {
         ];
         for (client, expected) in &clients {
             assert_eq!(bans.is_banned(client, now), *expected, "{client:?}");
+            assert!(!bans.must_go(client, now), "{client:?}");
             assert!(!bans.is_banned(client, until), "{client:?}");
         }
         assert_eq!(bans.list(now).len(), 4);
@@ -281,17 +317,22 @@ mod tests {
         let target = |text: &str| text.parse::<Target>().expect("a target");
         let (mut bans, now) = (Bans::default(), Instant::now());
         bans.add_configured(target("user:fixed"));
-        bans.add(target("user:old"), None);
-        bans.add(target("address:10.0.0.0/8"), None);
+        bans.add(target("user:old"), None, Reach::Everyone);
+        bans.add(target("address:10.0.0.0/8"), None, Reach::Newcomers);
         let time = Some(Duration::from_secs(9));
-        let group = HashMap::from([(target("user:new"), time), (target("user:fixed"), time)]);
+        let to_go = (time, Reach::Everyone);
+        let group = HashMap::from([
+            (target("user:new"), to_go),
+            (target("user:fixed"), to_go),
+            (target("client:c"), (time, Reach::Newcomers)),
+        ]);
         assert_eq!(bans.follow(&group, now), [target("user:new")]);
         let mut list: Vec<String> =
             bans.list(now).iter().map(|(target, left)| format!("{target} {left:?}")).collect();
         list.sort();
-        assert_eq!(list, ["user:fixed None", "user:new Some(9s)"]);
+        assert_eq!(list, ["client:c Some(9s)", "user:fixed None", "user:new Some(9s)"]);
         assert!(!bans.remove(&target("user:fixed")) && bans.remove(&target("user:new")));
-        assert!(bans.common(now).is_empty());
+        assert_eq!(bans.common(now).len(), 1);
     }
 
     #[test]

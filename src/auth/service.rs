@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use super::acl::{Policy, Shared};
-use super::ban::{Bans, Failures, Flaps, Target};
+use super::ban::{Bans, Failures, Flaps, Reach, Target};
 use super::chain::{Chain, lock};
 use super::credentials::{Credentials, Grant, Proof};
 use super::files::{Files, Reloaded, Sources, Which};
@@ -283,7 +283,7 @@ impl State {
         registry.insert(key, &who);
         registry.admit(key, &who, Admitted { grant: Grant::default(), acl: None });
         drop(registry);
-        if lock(&self.bans).is_banned(&who, Instant::now()) {
+        if lock(&self.bans).must_go(&who, Instant::now()) {
             self.tell(key, AuthOutcome::Refused { reason: ReasonCode::Banned });
         }
     }
@@ -472,8 +472,7 @@ impl State {
             lock(&self.stats).bans_for_failures += 1;
             let (target, time) = (Target::Address(address.into()), self.config.ban.time);
             lock(&self.log).banned(&target, time, "too many failures");
-            // Who is connected from there has shown who it is; it may stay.
-            self.list(target, Some(time));
+            self.list(target, Some(time), Reach::Newcomers);
         }
         self.turn_away(who, reason, why)
     }
@@ -484,7 +483,7 @@ impl State {
     }
 
     fn ban(&self, target: Target, time: Option<Duration>) -> bool {
-        let is_listed = self.list(target.clone(), time);
+        let is_listed = self.list(target.clone(), time, Reach::Everyone);
         if is_listed {
             self.end_banned(&[target]);
         }
@@ -492,13 +491,13 @@ impl State {
     }
 
     /// Puts `target` on the list, here and in the group.
-    fn list(&self, target: Target, time: Option<Duration>) -> bool {
+    fn list(&self, target: Target, time: Option<Duration>, reach: Reach) -> bool {
         let until = time.and_then(|time| Instant::now().checked_add(time));
-        if !lock(&self.bans).add(target.clone(), until) {
+        if !lock(&self.bans).add(target.clone(), until, reach) {
             return false;
         }
         self.ask_from_now_on();
-        self.tell_group(Change::Set(target, time));
+        self.tell_group(Change::Set(target, time, reach));
         true
     }
 
@@ -520,7 +519,7 @@ impl State {
     fn end_banned(&self, targets: &[Target]) {
         let mut only = Bans::default();
         for target in targets {
-            only.add(target.clone(), None);
+            only.add(target.clone(), None, Reach::Everyone);
         }
         let now = Instant::now();
         let hit: Vec<Key> = lock(&self.registry)
@@ -539,16 +538,18 @@ impl State {
         match seen {
             Seen::Same => {}
             Seen::Empty => {
-                for (target, left) in lock(&self.bans).common(now) {
-                    group.tell(Change::Set(target, left));
+                for (target, left, reach) in lock(&self.bans).common(now) {
+                    group.tell(Change::Set(target, left, reach));
                 }
             }
             // What happened here meanwhile is not in the list that was read.
             Seen::Changed(_) if group.is_behind() => group.read_again(),
             Seen::Changed(list) => {
                 let new = lock(&self.bans).follow(&list, now);
-                if !new.is_empty() {
+                if lock(&self.bans).len() > 0 {
                     self.ask_from_now_on();
+                }
+                if !new.is_empty() {
                     self.end_banned(&new);
                 }
             }

@@ -30,6 +30,8 @@ pub(super) const TESTS: &[(&str, Test)] = &[
     ("a_slow_endpoint_holds_up_nobody_else", slow_endpoint),
     ("a_dead_endpoint_refuses_or_is_passed_over", dead_endpoint),
     ("accounts_in_redis_get_in_with_their_rules", redis_accounts),
+    ("a_redis_that_never_answers_holds_up_nobody_else", mute_redis),
+    ("a_flood_of_tokens_to_check_holds_up_nobody_who_is_connected", token_flood),
 ];
 
 fn code(version: Version, v5: u64, v3: u64) -> u64 {
@@ -337,6 +339,62 @@ fn dead_endpoint() -> Result<(), Failed> {
         assert_eq!(Client::connect(&broker, Version::V5, &nobody)?.1, expected, "{on_error}");
     }
     Ok(())
+}
+
+/// A Redis that takes connections and says nothing.
+fn mute_redis() -> Result<(), Failed> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let files = Files::new()?;
+    let file = files.path("passwords");
+    set(&file, "roger", "right", &[])?;
+    let broker = broker(&[
+        "--auth.chain=password_file,redis".to_owned(),
+        "--auth.timeout=2s".to_owned(),
+        format!("--auth.password_file={}", file.display()),
+        "--redis.host=127.0.0.1".to_owned(),
+        format!("--redis.port={}", listener.local_addr()?.port()),
+    ])?;
+    let mut live = Client::let_in(&broker, Version::V5, &Card::new("roger", "roger", "right"))?;
+    let mut waiting = Vec::new();
+    for index in 0..20 {
+        let id = format!("slow-{index}");
+        let mut client = Client::open(&broker, Version::V5)?;
+        client.send(&Card::new(&id, "stranger", &id).connect())?;
+        waiting.push(client);
+    }
+    let start = Instant::now();
+    Client::let_in(&broker, Version::V5, &Card::new("other", "roger", "right"))?;
+    live.ping()?;
+    assert!(start.elapsed() < Duration::from_secs(1), "a neighbour waited {:?}", start.elapsed());
+    for client in &mut waiting {
+        assert_eq!(client.expect("connack")?.number_of("code"), 0x88);
+    }
+    Ok(())
+}
+
+/// Signatures are checked off the shards: a live client is answered while many wait.
+fn token_flood() -> Result<(), Failed> {
+    let settings = ["--auth.chain=jwt", "--auth.jwt.secret=s"];
+    let broker = broker(&settings.map(str::to_owned))?;
+    let good = hs256("s", &json!({"sub": "roger", "exp": in_s(600)}));
+    let mut live = Client::let_in(&broker, Version::V5, &Card::new("live", "", &good))?;
+    // Long claims take long to check.
+    let wrong = hs256("other", &json!({"sub": "x".repeat(40_000), "exp": in_s(600)}));
+    let mut waiting = Vec::new();
+    for index in 0..100 {
+        let mut client = Client::open(&broker, Version::V5)?;
+        let id = format!("t{index}");
+        client.send(&Card::new(&id, "", &format!("{wrong}{index}")).connect())?;
+        waiting.push(client);
+    }
+    let start = Instant::now();
+    live.ping()?;
+    assert!(start.elapsed() < Duration::from_secs(1), "a ping took {:?}", start.elapsed());
+    for client in &mut waiting {
+        let code = client.expect("connack")?.number_of("code");
+        assert!([0x86, 0x89].contains(&code), "{code:#x}");
+    }
+    live.ping()
 }
 
 struct Redis(Child);

@@ -157,6 +157,11 @@ impl Group {
 
     /// Starts a node of the group.
     pub(super) fn node(&self, id: &str) -> Result<Process, String> {
+        self.node_with(id, &[])
+    }
+
+    /// Starts a node with settings of its own.
+    pub(super) fn node_with(&self, id: &str, own: &[String]) -> Result<Process, String> {
         let mut settings = vec![
             "--broker.group=GROUP1".to_owned(),
             format!("--broker.id={id}"),
@@ -166,6 +171,7 @@ impl Group {
             "--shards=2".to_owned(),
         ];
         settings.extend(self.settings.iter().cloned());
+        settings.extend(own.iter().cloned());
         Process::start(&settings)
     }
 }

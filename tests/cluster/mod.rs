@@ -1,6 +1,7 @@
 //! Groups of nodes, each a process, with a Redis of their own: what crosses, what survives,
 //! what is refused.
 
+mod bans;
 mod cases;
 mod client;
 mod group;
@@ -9,6 +10,6 @@ mod sessions;
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = cases::all().into_iter().chain(sessions::all());
+    let cases = cases::all().into_iter().chain(sessions::all()).chain(bans::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }
