@@ -7,6 +7,7 @@ mod client;
 mod dashboard;
 mod http;
 mod metrics;
+mod schema;
 mod sys;
 mod trace;
 
@@ -112,5 +113,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             Trial::test(format!("ops::{group}::{name}"), || test(&Node::start()?))
         })
     });
-    all.chain([dashboard::codec_trial(), client::trial()]).collect()
+    all.chain([
+        dashboard::codec_trial(),
+        dashboard::console_trial(),
+        client::trial(),
+        schema::trial(),
+    ])
+    .collect()
 }
