@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use crate::{
     auth::passwd::{Action, Kind, Passwd},
     config::{self, Flag},
-    operate::Operation,
+    operate::{Door, Operation},
 };
 
 /// What the command line asks for.
@@ -58,6 +58,7 @@ Connect to it:
 Operate it:
   octopus status, octopus top               what it does
   octopus clients sensor, octopus client ID who is there
+  octopus ban add client:sensor --for 3600  keep somebody out
   octopus why a/b                           where messages to a topic or a client went
   octopus trace a/b                         what happens to them now, step by step
   http://127.0.0.1:20080/                   the same in a browser
@@ -149,8 +150,6 @@ fn operations() -> Vec<clap::Command> {
     };
     let qos = Arg::new("qos").short('q').long("qos").value_name("0|1|2").default_value("0");
     let qos = qos.value_parser(value_parser!(u8).range(0..=2)).help("Quality of service");
-    let at = Arg::new("at").long("at").value_name("HOST:PORT");
-    let at = at.help("Where the broker listens [default: broker.host:broker.port]");
     let count = Arg::new("count").short('C').long("count").value_name("N");
     let count = count.value_parser(value_parser!(u64)).help("End after so many messages");
     let search = Arg::new("search").value_name("TEXT").help("Part of the Client Identifier");
@@ -172,6 +171,7 @@ fn operations() -> Vec<clap::Command> {
             "Client Identifier",
         )),
         of("kick", "End a client's connection").arg(text("client", "ID", "Client Identifier")),
+        ban_command(),
         of("top", "Live view: load and rates by shard, slow clients").arg(seconds),
         of("why", "Where did my message go: the last drops and refusals").arg(text(
             "about",
@@ -184,15 +184,69 @@ fn operations() -> Vec<clap::Command> {
         of("publish", "Publish one message by MQTT")
             .arg(text("topic", "TOPIC", "Topic Name"))
             .arg(text("payload", "MESSAGE", "Its payload"))
-            .args([
-                qos.clone(),
-                retain.help("Keep it as the topic's retained message"),
-                at.clone(),
-            ]),
+            .args([qos.clone(), retain.help("Keep it as the topic's retained message")])
+            .args(door_arguments()),
         of("subscribe", "Subscribe by MQTT and print what comes, one line each")
             .arg(text("filter", "FILTER", "Topic Filter"))
-            .args([qos, count, at]),
+            .args([qos, count])
+            .args(door_arguments()),
     ]
+}
+
+/// The flags of those sub-commands that speak MQTT.
+fn door_arguments() -> [Arg; 5] {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let file = |arg: Arg| arg.value_parser(value_parser!(PathBuf));
+    [
+        option("at", "HOST:PORT", "Where the broker listens [default: broker.host:broker.port]"),
+        option("user", "NAME", "User name"),
+        option("password", "PASSWORD", "Password; others of this machine may see it")
+            .requires("user")
+            .conflicts_with("password-file"),
+        file(option("password-file", "FILE", "File whose first line is the password"))
+            .requires("user"),
+        file(option("ca", "FILE", "Speak TLS; PEM file with the broker's authority")),
+    ]
+}
+
+fn door(matches: &ArgMatches) -> Door {
+    let text = |id: &str| matches.get_one::<String>(id).cloned();
+    Door {
+        at: text("at"),
+        user: text("user"),
+        password: text("password"),
+        password_file: matches.get_one("password-file").cloned(),
+        ca_file: matches.get_one("ca").cloned(),
+    }
+}
+
+fn ban_command() -> clap::Command {
+    const TARGET: &str = "address:NETWORK, user:NAME or client:ID";
+    let target = || Arg::new("target").value_name("TARGET").help(TARGET).required(true);
+    let seconds = Arg::new("for").long("for").value_name("SECONDS");
+    let seconds = seconds.value_parser(value_parser!(u64).range(1..));
+    let of = |name, about: &'static str| clap::Command::new(name).about(about);
+    of("ban", "Keep somebody out of a running node: list, add, remove")
+        .subcommand_required(true)
+        .subcommands([
+            of("list", "Everyone on the ban list"),
+            of("add", "Ban, and end the connections there are")
+                .arg(target())
+                .arg(seconds.help("End the ban after so long [default: never]")),
+            of("remove", "Take off the list").arg(target()),
+        ])
+}
+
+fn ban(matches: &ArgMatches) -> Option<Operation> {
+    let (name, matches) = matches.subcommand()?;
+    let target = || matches.get_one::<String>("target").cloned();
+    Some(match name {
+        "add" => Operation::Ban { target: target()?, seconds: matches.get_one("for").copied() },
+        "remove" => Operation::Unban { target: target()? },
+        _ => Operation::Bans,
+    })
 }
 
 fn operation(name: &str, matches: &ArgMatches) -> Option<Operation> {
@@ -204,20 +258,21 @@ fn operation(name: &str, matches: &ArgMatches) -> Option<Operation> {
         "client" => Operation::Client { client: text("client")? },
         "kick" => Operation::Kick { client: text("client")? },
         "top" => Operation::Top { rounds: matches.get_one("rounds").copied() },
+        "ban" => ban(matches)?,
         "why" => Operation::Why { about: text("about")? },
         "trace" => Operation::Trace {
             about: text("about")?,
             seconds: matches.get_one("for").copied().unwrap_or(60),
         },
         "publish" => Operation::Publish {
-            at: text("at"),
+            door: door(matches),
             topic: text("topic")?,
             payload: text("payload")?,
             qos: qos(),
             retain: matches.get_flag("retain"),
         },
         "subscribe" => Operation::Subscribe {
-            at: text("at"),
+            door: door(matches),
             filter: text("filter")?,
             qos: qos(),
             count: matches.get_one("count").copied(),
@@ -349,6 +404,27 @@ mod tests {
             panic!("not a publish");
         };
         assert_eq!((&*topic, &*payload, qos, retain), ("a/b", "hello", 1, true));
+        let Command::Operate(Operation::Subscribe { door, .. }) =
+            invocation("subscribe # --user u --password-file p --ca c --at h:1").command
+        else {
+            panic!("not a subscribe");
+        };
+        let (at, user) = (Some("h:1".to_owned()), Some("u".to_owned()));
+        let (password_file, ca_file) = (Some("p".into()), Some("c".into()));
+        assert_eq!(door, Door { at, user, password: None, password_file, ca_file });
+    }
+
+    #[test]
+    fn bans_are_listed_added_and_removed() {
+        let target = || "user:eve".to_owned();
+        for (line, expected) in [
+            ("ban list", Operation::Bans),
+            ("ban add user:eve", Operation::Ban { target: target(), seconds: None }),
+            ("ban add user:eve --for 9", Operation::Ban { target: target(), seconds: Some(9) }),
+            ("ban remove user:eve", Operation::Unban { target: target() }),
+        ] {
+            assert_eq!(invocation(line).command, Command::Operate(expected), "{line}");
+        }
     }
 
     #[test]

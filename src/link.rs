@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redis::{
@@ -89,6 +89,8 @@ struct Shared {
     /// Somebody saw the connection fail.
     failed: Notify,
     operations: AtomicU64,
+    /// Of the last look whether Redis answers, microseconds.
+    round_trip_us: AtomicU64,
 }
 
 /// Where Redis is.
@@ -111,6 +113,7 @@ impl Link {
             current: Mutex::new(None),
             failed: Notify::new(),
             operations: AtomicU64::new(0),
+            round_trip_us: AtomicU64::new(0),
         }));
         let (timeout, connect_timeout) = (config.timeout, config.connect_timeout);
         tokio::spawn(keep(Arc::downgrade(&link.0), timeouts(timeout, connect_timeout)));
@@ -129,6 +132,11 @@ impl Link {
     /// Commands sent since the start; pipelines count each of theirs.
     pub fn operation_count(&self) -> u64 {
         self.0.operations.load(Ordering::Relaxed)
+    }
+
+    /// How long the last look took whether Redis answers; there is one every half second.
+    pub fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.0.round_trip_us.load(Ordering::Relaxed))
     }
 
     /// Waits until Redis is reached, at most `limit`.
@@ -275,7 +283,10 @@ async fn watch_over(shared: &Shared, mut connection: MultiplexedConnection) {
             () = tokio::time::sleep(PING_INTERVAL) => {}
         }
         // A replica answers PING as well; ROLE tells when the master has become one.
+        let asked_at = Instant::now();
         let role: Result<Vec<Value>, _> = redis::cmd("ROLE").query_async(&mut connection).await;
+        let us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        shared.round_trip_us.store(us, Ordering::Relaxed);
         match role {
             Ok(role) if role.first() == Some(&Value::BulkString(b"master".to_vec())) => {}
             Ok(_) => return,

@@ -1,6 +1,7 @@
 //! Puts the HTTP server's parts together from the configuration and the running node.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{SocketAddr, ToSocketAddrs as _},
 };
@@ -9,11 +10,14 @@ use octopus_runtime::Address;
 use tokio::net::TcpListener;
 
 use crate::{
-    auth::Auth,
+    auth::{self, Auth, Target},
     bridge::{counters::Counters, link::Link, members::Members},
     certificates::Reloading,
     config::{self, Config, Effective, Http, Loaded, Sources},
-    http::{Access, App, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness, Reloaded},
+    http::{
+        Access, App, Ban, BanError, Bans, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness,
+        Reloaded,
+    },
     hub::Hub,
     log::LogFilter,
     stats::{Metrics, exposition::Format, metrics::Source},
@@ -86,6 +90,17 @@ impl Group {
         Box::new(move |out| {
             out.gauge("octopus_redis_up", "Whether the link to Redis is up.");
             out.sample(&[], f64::from(u8::from(link.is_up())));
+            let help = "How long Redis took to answer when it was last asked; every half second.";
+            out.gauge("octopus_redis_round_trip_seconds", help);
+            out.sample(&[], link.round_trip().as_secs_f64());
+            out.counter("octopus_redis_operations", "Commands sent to Redis.");
+            out.sample(&[], link.operation_count() as f64);
+            let (count, bytes) = counters.waiting();
+            let help = "Messages that wait to be written for other nodes.";
+            out.gauge("octopus_bridge_waiting_messages", help);
+            out.sample(&[], count as f64);
+            out.gauge("octopus_bridge_waiting_bytes", "Bytes of those.");
+            out.sample(&[], bytes as f64);
             for (name, help, count) in counters.all() {
                 out.counter(name, help);
                 out.sample(&[], count as f64);
@@ -112,8 +127,11 @@ fn auth_metrics(auth: Auth) -> Source {
     Box::new(move |out| {
         let stats = auth.stats();
         out.counter("octopus_auth_outcomes", "Answers about clients, by backend and result.");
-        for ((backend, result), count) in &stats.outcomes {
-            out.sample(&[("backend", backend), ("result", result)], *count as f64);
+        // The two that matter are there before they happen, so that their rates are.
+        let mut outcomes = BTreeMap::from([(("chain", "granted"), 0), (("chain", "refused"), 0)]);
+        outcomes.extend(stats.outcomes.iter().map(|(labels, count)| (*labels, *count)));
+        for ((backend, result), count) in outcomes {
+            out.sample(&[("backend", backend), ("result", result)], count as f64);
         }
         for (name, help, count) in stats.counters() {
             out.counter(name, help);
@@ -124,6 +142,27 @@ fn auth_metrics(auth: Auth) -> Source {
         out.gauge("octopus_auth_bans", "Entries of the ban list.");
         out.sample(&[], stats.bans as f64);
     })
+}
+
+/// The ban list, and what happens to those who are here already.
+fn bans(auth: Auth, hub: Hub) -> Bans {
+    let (list, remove) = (auth.clone(), auth.clone());
+    Bans {
+        list: Box::new(move || {
+            let bans = list.bans().into_iter();
+            bans.map(|(target, left)| Ban { target: target.to_string(), left }).collect()
+        }),
+        add: Box::new(move |text, time| {
+            let target: Target = text.parse().map_err(|()| BanError::NoTarget)?;
+            if !auth.ban(target.clone(), time) {
+                return Err(BanError::ListFull);
+            }
+            hub.ask_first();
+            tokio::spawn(auth::part_banned(hub.clone(), target));
+            Ok(())
+        }),
+        remove: Box::new(move |text| text.parse().is_ok_and(|target| remove.unban(&target))),
+    }
 }
 
 /// What the pages need. `addresses`: those listened on, by listener; `group`: of a node that is
@@ -160,13 +199,17 @@ pub fn app(
         sources: group
             .iter()
             .map(Group::metrics)
-            .chain([auth_metrics(auth), Box::new(move |out: &mut _| certificates.write(out))])
+            .chain([
+                auth_metrics(auth.clone()),
+                Box::new(move |out: &mut _| certificates.write(out)),
+            ])
             .collect(),
     };
     let mut readiness = Readiness::default();
     if let Some(link) = group.as_ref().map(|group| group.link.clone()) {
         readiness.require("redis", move || link.is_up());
     }
+    let bans = bans(auth, hub.clone());
     Ok(App {
         hub,
         node: config.broker.id.clone(),
@@ -186,6 +229,7 @@ pub fn app(
         nodes: group.as_ref().map(Group::nodes),
         node_names: group.as_ref().map(Group::node_names),
         trace: Default::default(),
+        bans,
         started: std::time::Instant::now(),
     })
 }

@@ -16,6 +16,7 @@ need mosquitto mosquitto
 need mosquitto_pub mosquitto-clients
 need redis-server redis-server
 need node nodejs
+need chromium chromium
 need npm npm
 need openssl openssl
 need python3 python3
@@ -47,9 +48,15 @@ if ! target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null; then
     python3 -m venv target/venv
     target/venv/bin/pip install --quiet --disable-pip-version-check 'paho-mqtt>=2,<3'
 fi
-if [ ! -d target/node/node_modules/mqtt ]; then
+# Asks the admin API what its OpenAPI document promises.
+if [ ! -x target/venv/bin/schemathesis ]; then
+    target/venv/bin/pip install --quiet --disable-pip-version-check 'schemathesis>=4.32,<5'
+fi
+# And what looks at a page as assistive technology does. In one command: npm removes what it is
+# not told of.
+if [ ! -d target/node/node_modules/mqtt ] || [ ! -d target/node/node_modules/axe-core ]; then
     mkdir -p target/node
-    npm install --prefix target/node --silent --no-audit --no-fund --no-save 'mqtt@5'
+    npm install --prefix target/node --silent --no-audit --no-fund --no-save 'mqtt@5' 'axe-core@4'
 fi
 
 exec cargo test --workspace "$@"

@@ -19,6 +19,8 @@ macro_rules! counters {
             $($name: AtomicU64,)*
             /// By index; an index that is free keeps its last name.
             node_names: Mutex<Vec<String>>,
+            waiting_count: AtomicU64,
+            waiting_bytes: AtomicU64,
         }
 
         impl Counters {
@@ -47,6 +49,17 @@ impl Counters {
             names.resize(slot + 1, String::new());
         }
         name.clone_into(&mut names[slot]);
+    }
+
+    pub(super) fn set_waiting(&self, count: usize, bytes: usize) {
+        self.0.waiting_count.store(count as u64, Ordering::Relaxed);
+        self.0.waiting_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Messages that wait to be written for other nodes, and their bytes.
+    pub fn waiting(&self) -> (u64, u64) {
+        let load = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        (load(&self.0.waiting_count), load(&self.0.waiting_bytes))
     }
 
     /// The node that the shards know by this index, or knew last.

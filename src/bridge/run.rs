@@ -198,6 +198,7 @@ impl Bridge {
                 _ = tick.tick() => self.tick(),
             }
             self.write();
+            self.counters.set_waiting(self.load.count, self.load.bytes);
             self.hand_over();
         }
     }

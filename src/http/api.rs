@@ -1,7 +1,9 @@
 //! The admin API under `/api/v1`: one function per resource. `openapi.json` beside this file
 //! describes it; a test holds the two together.
 
+mod bans;
 mod list;
+mod publish;
 mod trace;
 
 use hyper::{Method, StatusCode};
@@ -53,8 +55,11 @@ pub(super) async fn answer(asked: &Asked, app: &App) -> Result<Answer, Refused> 
         (_, ["retained"]) => list::retained(asked, app).await?,
         (&Method::DELETE, ["retained", topic]) => delete_retained(app, topic).await?,
         (_, ["retained", topic]) => view::retained(&find_retained(app, topic).await?),
-        (_, ["publish"]) => publish(app, &asked.body)?,
+        (_, ["publish"]) => publish::publish(app, &asked.body)?,
         (_, ["incidents"]) => incidents(asked, app).await?,
+        (&Method::POST, ["bans"]) => bans::add(app, &asked.body)?,
+        (_, ["bans"]) => bans::list(app),
+        (_, ["bans", target]) => bans::remove(app, target)?,
         (&Method::POST, ["trace"]) => trace::start(app, &asked.body).await?,
         (&Method::DELETE, ["trace"]) => trace::stop(app).await?,
         (_, ["trace"]) => trace::read(asked, app).await?,
@@ -70,6 +75,8 @@ pub(super) async fn answer(asked: &Asked, app: &App) -> Result<Answer, Refused> 
 fn methods_of(segments: &[&str]) -> Option<&'static [Method]> {
     const GET: &[Method] = &[Method::GET];
     const POST: &[Method] = &[Method::POST];
+    const DELETE: &[Method] = &[Method::DELETE];
+    const GET_POST: &[Method] = &[Method::GET, Method::POST];
     const GET_DELETE: &[Method] = &[Method::GET, Method::DELETE];
     const GET_POST_DELETE: &[Method] = &[Method::GET, Method::POST, Method::DELETE];
     const GET_PUT: &[Method] = &[Method::GET, Method::PUT];
@@ -78,6 +85,8 @@ fn methods_of(segments: &[&str]) -> Option<&'static [Method]> {
         ["subscriptions" | "retained" | "incidents"] => GET,
         ["clients" | "retained", _] => GET_DELETE,
         ["publish"] | ["config", "reload"] => POST,
+        ["bans"] => GET_POST,
+        ["bans", _] => DELETE,
         ["trace"] => GET_POST_DELETE,
         ["log"] => GET_PUT,
         _ => return None,
@@ -176,36 +185,6 @@ async fn delete_retained(app: &App, topic: &str) -> Result<Value, Refused> {
     Ok(json!({ "deleted": topic }))
 }
 
-fn publish(app: &App, body: &Value) -> Result<Value, Refused> {
-    let topic = body["topic"].as_str().ok_or_else(|| Refused::bad("topic must be text"))?;
-    let topic = TopicName::parse(topic).map_err(|_| Refused::bad("topic is no topic name"))?;
-    let payload = match (&body["payload"], &body["payload_base64"]) {
-        (Value::Null, Value::Null) => Vec::new(),
-        (Value::String(text), Value::Null) => text.clone().into_bytes(),
-        (Value::Null, Value::String(text)) => {
-            view::from_base64(text).ok_or_else(|| Refused::bad("payload_base64 is no base64"))?
-        }
-        _ => return Err(Refused::bad("give payload or payload_base64, as text")),
-    };
-    let qos = match &body["qos"] {
-        Value::Null => QoS::AtMostOnce,
-        number => match number.as_u64() {
-            Some(0) => QoS::AtMostOnce,
-            Some(1) => QoS::AtLeastOnce,
-            Some(2) => QoS::ExactlyOnce,
-            _ => return Err(Refused::bad("qos must be 0, 1 or 2")),
-        },
-    };
-    let retain = match &body["retain"] {
-        Value::Null => false,
-        Value::Bool(retain) => *retain,
-        _ => return Err(Refused::bad("retain must be true or false")),
-    };
-    let none = MessageProperties::default();
-    app.hub.publish(Message::new(topic, &payload, qos, retain, &none, Instant::default()));
-    Ok(json!({ "published": topic.as_str(), "bytes": payload.len() }))
-}
-
 async fn incidents(asked: &Asked, app: &App) -> Result<Value, Refused> {
     let about = asked.parameter("about").unwrap_or_default();
     let limit = list::limit(asked)?.min(INCIDENTS_MAX);
@@ -280,6 +259,6 @@ mod tests {
             let count = operations.as_object().expect("operations").keys();
             assert_eq!(count.filter(|key| *key != "parameters").count(), methods.len(), "{path}");
         }
-        assert_eq!(described, 20);
+        assert_eq!(described, 23);
     }
 }

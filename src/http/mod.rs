@@ -41,6 +41,34 @@ pub type Nodes = Box<dyn Fn() -> Vec<NodeInfo> + Send + Sync>;
 /// What a node of the group is called that the shards know by its index.
 pub type NodeNames = Box<dyn Fn(NodeIndex) -> Option<String> + Send + Sync>;
 
+type AddBan = Box<dyn Fn(&str, Option<Duration>) -> Result<(), BanError> + Send + Sync>;
+type RemoveBan = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// The ban list: whom, as `address:NETWORK`, `user:NAME` or `client:ID`.
+pub struct Bans {
+    pub list: Box<dyn Fn() -> Vec<Ban> + Send + Sync>,
+    /// Keeps somebody out, for a while or until taken off, and ends the connections there are.
+    pub add: AddBan,
+    /// Whether it was on the list.
+    pub remove: RemoveBan,
+}
+
+/// One entry of the ban list.
+#[derive(Clone, Debug)]
+pub struct Ban {
+    pub target: String,
+    /// `None`: until taken off.
+    pub left: Option<Duration>,
+}
+
+/// Why a ban is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BanError {
+    /// The text names nobody.
+    NoTarget,
+    ListFull,
+}
+
 /// What a reload did.
 #[derive(Clone, Debug, Default)]
 pub struct Reloaded {
@@ -80,6 +108,7 @@ pub struct App {
     /// `None`: this node is alone.
     pub node_names: Option<NodeNames>,
     pub trace: Tracing,
+    pub bans: Bans,
     pub started: std::time::Instant,
 }
 

@@ -48,7 +48,7 @@ fn shard(id: usize, stats: &Stats) -> Value {
         "bytes_received": stats.bytes_received,
         "bytes_sent": stats.bytes_sent,
         "connects_accepted": stats.connects_accepted,
-        "connects_refused": stats.connects_refused,
+        "connects_refused": stats.connects_refused.iter().sum::<u64>(),
         "stall_max_us": stats.driver.stall_max_us,
         "busy_us": stats.driver.turns.sum_us(),
         "mesh_backlog": stats.driver.mesh_backlog,

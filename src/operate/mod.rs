@@ -8,8 +8,9 @@ mod top;
 mod trace;
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use api::Api;
@@ -43,16 +44,24 @@ pub enum Operation {
         about: String,
         seconds: u64,
     },
+    Bans,
+    Ban {
+        target: String,
+        /// `None`: until it is taken off.
+        seconds: Option<u64>,
+    },
+    Unban {
+        target: String,
+    },
     Publish {
-        /// `host:port`; `None`: that of the configuration.
-        at: Option<String>,
+        door: Door,
         topic: String,
         payload: String,
         qos: u8,
         retain: bool,
     },
     Subscribe {
-        at: Option<String>,
+        door: Door,
         filter: String,
         qos: u8,
         /// Messages after which it ends.
@@ -60,18 +69,41 @@ pub enum Operation {
     },
 }
 
+/// Where and as whom to connect by MQTT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Door {
+    /// `host:port`; `None`: that of the configuration.
+    pub at: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    /// Its first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// The authorities that the broker's certificate may come from; with it TLS is spoken.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// Carries `operation` out and prints its result.
 ///
 /// # Errors
 /// If the node is not there, or refuses; the text says what it said.
 pub fn run(operation: &Operation, config: &Config) -> io::Result<()> {
-    let at = |at: &Option<String>| at.clone().unwrap_or_else(|| mqtt::address(config));
     let told = match operation {
-        Operation::Publish { at: to, topic, payload, qos, retain } => {
-            return mqtt::publish(&at(to), topic, payload.as_bytes(), *qos, *retain);
+        Operation::Publish { door, topic, payload, qos, retain } => {
+            let client = mqtt::Client::connect(door, config)?;
+            return mqtt::publish(client, topic, payload.as_bytes(), *qos, *retain);
         }
-        Operation::Subscribe { at: from, filter, qos, count } => {
-            return mqtt::subscribe(&at(from), filter, *qos, *count);
+        Operation::Subscribe { door, filter, qos, count } => {
+            return mqtt::subscribe(mqtt::Client::connect(door, config)?, filter, *qos, *count);
+        }
+        Operation::Bans => bans(&Api::new(config)?.get("bans")?),
+        Operation::Ban { target, seconds } => {
+            let body = json!({ "target": target, "seconds": seconds });
+            Api::new(config)?.post("bans", &body)?;
+            format!("{target} is banned\n")
+        }
+        Operation::Unban { target } => {
+            Api::new(config)?.delete(&format!("bans/{}", api::encoded(target)))?;
+            format!("{target} is not banned any more\n")
         }
         Operation::Top { rounds } => return top::run(&Api::new(config)?, *rounds),
         Operation::Trace { about, seconds } => {
@@ -207,6 +239,16 @@ fn detail(client: &Value) -> String {
     told + &incidents(list(&client["incidents"]))
 }
 
+fn bans(found: &Value) -> String {
+    let mut table = Table::new(["banned", "for"]);
+    for ban in list(&found["bans"]) {
+        let left = &ban["ends_in_s"];
+        let left = if left.is_null() { "good".to_owned() } else { seconds(left) };
+        table.row([text(&ban["target"]), left]);
+    }
+    table.finish()
+}
+
 fn why(about: &str, api: &Api) -> io::Result<String> {
     let found = api.get(&format!("incidents?limit=50&about={}", api::encoded(about)))?;
     match list(&found["incidents"]) {
@@ -239,8 +281,6 @@ fn list(value: &Value) -> &[Value] {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -1,10 +1,13 @@
 //! `octopus publish` and `octopus subscribe`: the smallest client there can be, MQTT 3.1.1.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    fs,
+    io::{self, Read, Write},
     net::TcpStream,
     num::NonZeroU16,
+    path::Path,
     process,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +18,12 @@ use octopus_mqtt::{
     decode, frame,
 };
 
-use super::{print, table::printable};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+
+use super::{Door, print, table::printable};
 use crate::config::Config;
 
 const VERSION: Version = Version::V3_1_1;
@@ -26,7 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const PACKET_SIZE_MAX: u32 = 268_435_460;
 
 /// Where a client on this machine reaches the node that `config` describes.
-pub(super) fn address(config: &Config) -> String {
+fn address(config: &Config) -> String {
     let host = match config.broker.host.as_str() {
         "0.0.0.0" => "127.0.0.1",
         "::" => "[::1]",
@@ -37,14 +45,13 @@ pub(super) fn address(config: &Config) -> String {
 
 /// Publishes one message and waits until the broker has it, as far as `qos` lets one know.
 pub(super) fn publish(
-    at: &str,
+    mut client: Client,
     topic: &str,
     payload: &[u8],
     qos: u8,
     retain: bool,
 ) -> io::Result<()> {
     let topic = TopicName::parse(topic).map_err(|_| invalid("this is no topic name"))?;
-    let mut client = Client::connect(at)?;
     let id = PacketId(NonZeroU16::MIN);
     let delivery = match qos {
         0 => Delivery::AtMostOnce,
@@ -76,14 +83,18 @@ pub(super) fn publish(
 }
 
 /// Prints what comes, as `topic payload`, until `count` messages came.
-pub(super) fn subscribe(at: &str, filter: &str, qos: u8, count: Option<u64>) -> io::Result<()> {
+pub(super) fn subscribe(
+    mut client: Client,
+    filter: &str,
+    qos: u8,
+    count: Option<u64>,
+) -> io::Result<()> {
     let filter = TopicFilter::parse(filter).map_err(|_| invalid("this is no topic filter"))?;
     let qos = match qos {
         0 => QoS::AtMostOnce,
         1 => QoS::AtLeastOnce,
         _ => QoS::ExactlyOnce,
     };
-    let mut client = Client::connect(at)?;
     let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
     client.send(&Packet::Subscribe(Subscribe {
         packet_id: PacketId(NonZeroU16::MIN),
@@ -122,6 +133,36 @@ pub(super) fn subscribe(at: &str, filter: &str, qos: u8, count: Option<u64>) -> 
     client.disconnect()
 }
 
+/// The password of the flags: the one given, or the first line of its file.
+fn password(door: &Door) -> io::Result<Option<String>> {
+    let Some(path) = &door.password_file else { return Ok(door.password.clone()) };
+    let text = fs::read_to_string(path).map_err(|error| {
+        io::Error::new(error.kind(), format!("--password-file {}: {error}", path.display()))
+    })?;
+    Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// TLS over `socket`; the broker's certificate must be of an authority in `file`.
+fn tls(
+    at: &str,
+    file: &Path,
+    socket: TcpStream,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let explain = |what: String| invalid(&format!("--ca {}: {what}", file.display()));
+    let mut authorities = RootCertStore::empty();
+    let found = CertificateDer::pem_file_iter(file).map_err(|error| explain(error.to_string()))?;
+    for certificate in found {
+        let certificate = certificate.map_err(|error| explain(error.to_string()))?;
+        authorities.add(certificate).map_err(|error| explain(error.to_string()))?;
+    }
+    let host = at.rsplit_once(':').map_or(at, |(host, _)| host).trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| invalid(&format!("{host} is no name that a certificate can be for")))?;
+    let config = ClientConfig::builder().with_root_certificates(authorities).with_no_client_auth();
+    let client = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(client, socket))
+}
+
 fn ack(packet_id: PacketId) -> Ack<'static> {
     Ack { packet_id, reason: ReasonCode::Success, properties: ReasonProperties::default() }
 }
@@ -130,28 +171,42 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.to_owned())
 }
 
-struct Client {
-    stream: TcpStream,
+/// A connection to a broker, with or without TLS.
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+pub(super) struct Client {
+    stream: Box<dyn Stream>,
     inbox: Vec<u8>,
     sent_at: Instant,
 }
 
 impl Client {
-    fn connect(at: &str) -> io::Result<Self> {
+    /// Connects as `door` says; waits for CONNACK.
+    ///
+    /// # Errors
+    /// Why it cannot be reached, or what it says of us.
+    pub(super) fn connect(door: &Door, config: &Config) -> io::Result<Self> {
+        let at = &door.at.clone().unwrap_or_else(|| address(config));
         let explain = |error: io::Error| io::Error::new(error.kind(), format!("{at}: {error}"));
-        let stream = TcpStream::connect(at).map_err(explain)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_nodelay(true)?;
+        let socket = TcpStream::connect(at).map_err(explain)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_nodelay(true)?;
+        let stream: Box<dyn Stream> = match &door.ca_file {
+            Some(file) => Box::new(tls(at, file, socket)?),
+            None => Box::new(socket),
+        };
         let mut client = Self { stream, inbox: Vec::new(), sent_at: Instant::now() };
         let client_id = format!("octopus-cli-{}", process::id());
+        let password = password(door)?;
         client.send(&Packet::Connect(Box::new(Connect {
             version: VERSION,
             clean_start: true,
             keep_alive_s: KEEP_ALIVE_S,
             client_id: &client_id,
             will: None,
-            user_name: None,
-            password: None,
+            user_name: door.user.as_deref(),
+            password: password.as_deref().map(str::as_bytes),
             properties: ConnectProperties::default(),
         })))?;
         let mut refused = None;

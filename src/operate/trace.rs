@@ -99,7 +99,9 @@ mod tests {
             told,
             "01:02:03.004  shard 1   forwarded     -  a/b  to shard 0, 2 and node B2\n"
         );
-        let step = json!({ "time_ms": 0, "shard": 0, "step": "answer_waits", "client": "c\u{1b}", "topic": "t" });
+        let step = json!({
+            "time_ms": 0, "shard": 0, "step": "answer_waits", "client": "c\u{1b}", "topic": "t",
+        });
         assert_eq!(line(&step), "00:00:00.000  shard 0   answer waits  c\u{fffd}  t\n");
     }
 }

@@ -4,7 +4,9 @@
 //! Names begin with `octopus_`, counters end in `_total`, units are seconds and bytes. Labels
 //! are shard, listener, qos, reason, hop: none grows with the number of clients.
 
-use octopus_engine::{Dropped, Histogram, Hop, LISTENERS_COUNTED, LayerRefusal, Stats};
+use octopus_engine::{
+    ConnectRefused, Dropped, Histogram, Hop, LISTENERS_COUNTED, LayerRefusal, Stats,
+};
 
 use super::exposition::{Exposition, Format};
 use crate::process;
@@ -71,9 +73,6 @@ const COUNTERS: &[Figure] = &[
         s.connections_opened as f64
     }),
     ("octopus_connects_accepted", "Clients let in.", |s| s.connects_accepted as f64),
-    ("octopus_connects_refused", "Connections that ended before they had a session.", |s| {
-        s.connects_refused as f64
-    }),
     ("octopus_takeovers", "Connections ended by a newer one of the same client.", |s| {
         s.takeovers as f64
     }),
@@ -152,7 +151,8 @@ impl Metrics {
         figures(&mut text, shards, COUNTERS, Exposition::counter);
         self.by_listener(&mut text, shards);
         by_qos(&mut text, shards);
-        by_reason(&mut text, shards);
+        dropped(&mut text, shards);
+        connects_refused(&mut text, shards);
         latency(&mut text, shards);
         process::write(&mut text);
         for source in &self.sources {
@@ -210,12 +210,36 @@ fn by_qos(text: &mut Exposition, shards: &[Stats]) {
     }
 }
 
-fn by_reason(text: &mut Exposition, shards: &[Stats]) {
-    text.counter("octopus_messages_dropped", "Messages that did not reach a destination.");
+fn dropped(text: &mut Exposition, shards: &[Stats]) {
+    type Count = fn(&Stats, Dropped) -> u64;
+    let families: [(&str, &str, Count); 2] = [
+        (
+            "octopus_messages_dropped",
+            "Messages that did not reach a destination.",
+            |stats, reason| stats.ledger.dropped_for(reason),
+        ),
+        ("octopus_payload_bytes_dropped", "Payload bytes of those.", |stats, reason| {
+            stats.dropped_bytes[reason as usize]
+        }),
+    ];
+    for (name, help, count) in families {
+        text.counter(name, help);
+        for (shard, stats) in shards.iter().enumerate() {
+            for reason in Dropped::ALL {
+                let labels = [("shard", &*shard.to_string()), ("reason", reason.label())];
+                text.sample(&labels, count(stats, *reason) as f64);
+            }
+        }
+    }
+}
+
+fn connects_refused(text: &mut Exposition, shards: &[Stats]) {
+    let help = "Connections that ended before they had a session.";
+    text.counter("octopus_connects_refused", help);
     for (shard, stats) in shards.iter().enumerate() {
-        for reason in Dropped::ALL {
+        for reason in ConnectRefused::ALL {
             let labels = [("shard", &*shard.to_string()), ("reason", reason.label())];
-            text.sample(&labels, stats.ledger.dropped_for(*reason) as f64);
+            text.sample(&labels, stats.connects_refused[*reason as usize] as f64);
         }
     }
     text.counter("octopus_layers_refused", "Sockets closed by PROXY protocol, TLS or WebSocket.");
@@ -277,6 +301,8 @@ mod tests {
             "octopus_messages_received_total{shard=\"1\",qos=\"2\"} 3",
             "octopus_messages_dropped_total{shard=\"0\",reason=\"queue_full\"} 0",
             "octopus_layers_refused_total{shard=\"0\",reason=\"certificate_revoked\"} 0",
+            "octopus_payload_bytes_dropped_total{shard=\"0\",reason=\"queue_full\"} 0",
+            "octopus_connects_refused_total{shard=\"1\",reason=\"banned\"} 0",
             "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"other_shard\"} 1",
             "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"queued\"} 0",
             "octopus_listener_connections{listener=\"tls\"} 0",

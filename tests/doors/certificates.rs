@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libtest_mimic::Failed;
 
 /// A directory of files, removed when dropped.
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     directory: PathBuf,
 }
 
@@ -53,7 +53,7 @@ openssl ca -config c.cnf -cert ca.pem -keyfile ca.key -gencrl -out crl.pem
 ";
 
 impl Certificates {
-    pub(super) fn make() -> Result<Self, Failed> {
+    pub(crate) fn make() -> Result<Self, Failed> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("octopus-certificates-{}-{number}", std::process::id());
@@ -69,7 +69,7 @@ impl Certificates {
     }
 
     /// The path of a file; of an empty name, the directory with a slash behind it.
-    pub(super) fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.directory.join(name).to_string_lossy().into_owned()
     }
 }

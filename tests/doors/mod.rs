@@ -2,7 +2,7 @@
 //! others wrote: mosquitto's tools over TLS (one process per client, so that sessions move
 //! between shards), openssl's, MQTT.js over WebSockets.
 
-mod certificates;
+pub(crate) mod certificates;
 mod identity;
 mod unix;
 

@@ -6,13 +6,14 @@ use libtest_mimic::Failed;
 
 use super::{Http, Node, Test, expect, success};
 
-pub(super) const TESTS: [(&str, Test); 7] = [
+pub(super) const TESTS: [(&str, Test); 8] = [
     ("nothing_is_told_without_the_token", token),
     ("a_kicked_client_is_gone_and_its_session_stays", kick),
     ("why_names_the_reason_a_message_was_dropped", why),
     ("lists_go_in_pages_that_miss_nobody", pages),
     ("retained_messages_are_read_and_deleted", retained),
     ("what_is_published_over_the_api_arrives", publish),
+    ("properties_of_what_is_published_arrive", properties),
     ("log_level_and_reload_work_and_mistakes_are_told", log_and_mistakes),
 ];
 
@@ -109,6 +110,20 @@ fn publish(node: &Node) -> Result<(), Failed> {
     expect(output.stdout == b"hello\n", output)
 }
 
+fn properties(node: &Node) -> Result<(), Failed> {
+    let body = r#"{ "topic": "api/p", "payload": "21", "retain": true, "properties": {
+        "content_type": "text/plain", "response_topic": "api/answer", "message_expiry_s": 3600,
+        "correlation_data_base64": "aWQ=", "payload_is_utf8": true,
+        "user_properties": [["unit", "C"], ["unit", "K"]] } }"#;
+    let answer = node.http.post("/api/v1/publish", body)?;
+    expect(answer.status == 200, answer.body)?;
+    let mut command = node.tool("mosquitto_sub");
+    command.args(["-V", "5", "-t", "api/p", "-C", "1", "-W", "10"]);
+    let output = command.args(["-F", "%p|%C|%R|%D|%F|%P|%E"]).output()?;
+    let came = String::from_utf8_lossy(&output.stdout).into_owned();
+    expect(came.starts_with("21|text/plain|api/answer|id|1|unit:C unit:K|3"), came)
+}
+
 fn log_and_mistakes(node: &Node) -> Result<(), Failed> {
     let set = node.http.ask("PUT", "/api/v1/log", &[], r#"{ "level": "warn" }"#)?;
     expect(set.status == 200, set.body)?;
@@ -129,6 +144,25 @@ fn log_and_mistakes(node: &Node) -> Result<(), Failed> {
         ("POST", "/api/v1/publish", "not json", 400),
         ("POST", "/api/v1/publish", r#"{ "topic": "a/+" }"#, 400),
         ("POST", "/api/v1/publish", r#"{ "topic": "a", "qos": 3 }"#, 400),
+        ("POST", "/api/v1/publish", r#"{ "topic": "a", "properties": 1 }"#, 400),
+        (
+            "POST",
+            "/api/v1/publish",
+            r##"{ "topic": "a", "properties": { "response_topic": "#" } }"##,
+            400,
+        ),
+        (
+            "POST",
+            "/api/v1/publish",
+            r#"{ "topic": "a", "properties": { "user_properties": [["a"]] } }"#,
+            400,
+        ),
+        (
+            "POST",
+            "/api/v1/publish",
+            r#"{ "topic": "a", "properties": { "content_type": "\u0000" } }"#,
+            400,
+        ),
     ];
     for (method, path, body, wanted) in mistakes {
         let answer = node.http.ask(method, path, &[], body)?;

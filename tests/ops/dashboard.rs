@@ -1,11 +1,13 @@
-//! The dashboard in a headless browser, and its MQTT codec under Node.js.
+//! The dashboard in a headless browser, and its MQTT codec under Node.js. With
+//! `OCTOPUS_SCREENSHOTS` set to a directory, pictures of every view are left there.
 
 use std::path::Path;
 use std::process::Command;
 
 use libtest_mimic::{Failed, Trial};
 
-use super::{Node, Test, expect, success};
+use super::{Node, TOKEN, Test, expect, success};
+use crate::harness::broker::free_port;
 
 pub(super) const TESTS: [(&str, Test); 1] = [("it_loads_without_an_error", loads)];
 
@@ -31,6 +33,32 @@ fn loads(node: &Node) -> Result<(), Failed> {
         "the token's dialog",
     )?;
     expect(page.contains("<a href=\"#clients\" aria-current=\"page\">"), "the view of the address")
+}
+
+/// A person with a keyboard and one who listens, on a broker with a WebSocket listener: see
+/// `browser.mjs`.
+pub(super) fn console_trial() -> Trial {
+    Trial::test("ops::dashboard::every_view_is_usable_by_keyboard_and_by_ear", || {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let modules = root.join("target/node/node_modules");
+        if !modules.join("axe-core").exists() {
+            return Err("tests/run.sh installs axe-core".into());
+        }
+        let port = free_port();
+        let node = Node::start_with(&[
+            "--listeners[0].name=web".to_owned(),
+            "--listeners[0].kind=ws".to_owned(),
+            format!("--listeners[0].address=127.0.0.1:{port}"),
+        ])?;
+        node.leave_session("sleeper", "queued/#")?;
+        node.publish("queued/a", "x\n")?;
+        let mut command = Command::new("node");
+        command.arg(root.join("tests/ops/browser.mjs")).arg(modules);
+        command.arg(format!("http://{}/", node.http.address)).arg(TOKEN);
+        command.arg(format!("ws://127.0.0.1:{port}/mqtt"));
+        command.arg(node.broker.address.port().to_string());
+        success(&command.output()?)
+    })
 }
 
 /// The console's codec against known bytes.

@@ -2,9 +2,12 @@
 //! sub-commands, the dashboard. Each test has a broker of its own, on two shards.
 
 mod api;
+mod bans;
+mod client;
 mod dashboard;
 mod http;
 mod metrics;
+mod schema;
 mod sys;
 mod trace;
 
@@ -28,6 +31,11 @@ struct Node {
 
 impl Node {
     fn start() -> Result<Self, Failed> {
+        Self::start_with(&[])
+    }
+
+    /// - `more`: settings beside the usual ones.
+    fn start_with(more: &[String]) -> Result<Self, Failed> {
         let settings = [
             "--http.enable=true",
             "--http.port=0",
@@ -35,7 +43,9 @@ impl Node {
             "--shards=2",
             "--stats.sys_interval=1s",
         ];
-        let broker = Process::start(&settings.map(str::to_owned))?;
+        let mut settings = settings.map(str::to_owned).to_vec();
+        settings.extend_from_slice(more);
+        let broker = Process::start(&settings)?;
         let line = broker.wait_for("dashboard: http://")?;
         let address = line.split("http://").nth(1).unwrap_or_default().trim_end_matches('/');
         let http = Http { address: address.parse()?, token: Some(TOKEN) };
@@ -90,11 +100,12 @@ fn expect(holds: bool, what: impl std::fmt::Debug) -> Result<(), Failed> {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let groups: [(&str, &[(&str, Test)]); 5] = [
+    let groups: [(&str, &[(&str, Test)]); 6] = [
         ("metrics", &metrics::TESTS),
         ("api", &api::TESTS),
         ("sys", &sys::TESTS),
         ("trace", &trace::TESTS),
+        ("bans", &bans::TESTS),
         ("dashboard", &dashboard::TESTS),
     ];
     let all = groups.into_iter().flat_map(|(group, tests)| {
@@ -102,5 +113,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             Trial::test(format!("ops::{group}::{name}"), || test(&Node::start()?))
         })
     });
-    all.chain([dashboard::codec_trial()]).collect()
+    all.chain([
+        dashboard::codec_trial(),
+        dashboard::console_trial(),
+        client::trial(),
+        schema::trial(),
+    ])
+    .collect()
 }

@@ -2,32 +2,38 @@
 //!
 //!   cargo build --release -p octopus-engine --example script
 //!   valgrind --tool=callgrind target/release/examples/script 4 0     # version, QoS
+//!   valgrind --tool=callgrind target/release/examples/script 4 0 50  # and subscribers
 //!
-//! One client publishes 64 bytes 20,000 times, another one receives and acknowledges.
+//! One client publishes 64 bytes 20,000 times, or as often as makes so many deliveries; others
+//! receive and acknowledge.
 
 use octopus_engine::{
     ConnectionId, Input, Instant, ListenerId, Output, Remote, Shard, ShardConfig, ShardId,
 };
 
-const MESSAGES: u32 = 20_000;
+const DELIVERIES: u32 = 20_000;
 
 fn main() {
     let argument = |n| std::env::args().nth(n).and_then(|text| text.parse::<u8>().ok());
+    let subscribers: u32 = argument(3).unwrap_or(1).into();
     let (version, qos) = (argument(1).unwrap_or(4), argument(2).unwrap_or(0));
     let mut shard = Shard::new(ShardConfig::new(ShardId(0), 1, 1));
-    for slot in 0..2 {
+    for slot in 0..=subscribers {
         open(&mut shard, slot, version);
     }
     let properties: &[u8] = if version == 5 { &[0] } else { &[] };
     let subscribe = [&[0, 1][..], properties, &[0, 1, b't', qos]].concat();
-    receive(&mut shard, 1, &packet(0x82, &subscribe));
+    for slot in 1..=subscribers {
+        receive(&mut shard, slot, &packet(0x82, &subscribe));
+    }
     let identifier: &[u8] = if qos > 0 { &[0, 1] } else { &[] };
     let body = [&[0, 1, b't'][..], identifier, properties, &[b'.'; 64]].concat();
     let publish = packet(0x30 | qos << 1, &body);
-    for _ in 0..MESSAGES {
+    let messages = DELIVERIES / subscribers;
+    for _ in 0..messages {
         receive(&mut shard, 0, &publish);
     }
-    assert_eq!(shard.stats().ledger.delivered, MESSAGES.into());
+    assert_eq!(shard.stats().ledger.delivered, u64::from(messages * subscribers));
 }
 
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
@@ -40,8 +46,9 @@ fn open(shard: &mut Shard, slot: u32, version: u8) {
     let remote = Remote { listener: ListenerId(0), address: None, certificate: None };
     shard.handle(Input::Opened { connection, remote }, Instant(0));
     let properties: &[u8] = if version == 5 { &[0] } else { &[] };
-    let name = [b'a' + u8::from(slot > 0)];
-    let body = [b"\0\x04MQTT", &[version, 2, 0, 0][..], properties, &[0, 1], &name].concat();
+    let name = format!("{slot:03}");
+    let name = [&[0, 3], name.as_bytes()].concat();
+    let body = [b"\0\x04MQTT", &[version, 2, 0, 0][..], properties, &name].concat();
     receive(shard, slot, &packet(0x10, &body));
 }
 

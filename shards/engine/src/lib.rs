@@ -60,6 +60,7 @@ pub use memory::{MemoryLevel, MemoryStats};
 pub use message::{Dropped, Message, MessageParts};
 pub use query::*;
 pub use recent::{Incident, What};
+pub use refusal::ConnectRefused;
 pub use retained::*;
 pub use route::Origin;
 pub use shard::{Shard, ShardConfig, home_shard};

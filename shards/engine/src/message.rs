@@ -123,6 +123,24 @@ impl Message {
         self.0.received_at
     }
 
+    /// A message of the node's own, made without a clock, as one received now: its Message
+    /// Expiry Interval counts from here.
+    pub(crate) fn taken_in(self, now: Instant) -> Self {
+        let Some(expires_at) = self.0.expires_at else { return self };
+        let left = expires_at.since(self.0.received_at);
+        Self::from_parts(&MessageParts {
+            topic: self.topic(),
+            payload: self.payload(),
+            qos: self.0.qos,
+            retain: self.0.retain,
+            properties: self.properties(),
+            expires_at: Some(now.after(left)),
+            received_at: now,
+            publisher: self.0.publisher,
+            id: self.0.id,
+        })
+    }
+
     /// Topic plus payload, the size limits are counted in.
     pub fn size(&self) -> usize {
         self.0.topic.len() + self.payload().len()

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use octopus_mqtt::{DecodeError, ReasonCode, Version};
 
+use crate::event::{DisconnectReason, LostCause};
+
 /// Why we end a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -84,7 +86,7 @@ impl Refusal {
                 (R::ProtocolError, "a Session Expiry Interval after zero in CONNECT")
             }
             Self::KeepAliveTimeout => (R::KeepAliveTimeout, "nothing within 1.5 x Keep Alive"),
-            Self::ConnectTimeout => (R::UnspecifiedError, "no CONNECT in time"),
+            Self::ConnectTimeout => (R::UnspecifiedError, NO_CONNECT),
             Self::TakenOver => (R::SessionTakenOver, "taken over by a newer connection"),
             Self::ClientIdInUse => {
                 (R::ClientIdNotValid, "the Client Identifier is connected already")
@@ -110,8 +112,98 @@ impl Refusal {
     }
 }
 
+/// What is said of a client that sent no complete CONNECT in time.
+const NO_CONNECT: &str = "no CONNECT in time";
+
+macro_rules! connect_refused {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why a connection ended before it had a session, as metrics tell it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum ConnectRefused { $($(#[$doc])* $name,)* }
+
+        impl ConnectRefused {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The label in metrics.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+connect_refused! {
+    /// Bytes that are no packet.
+    Malformed = "malformed",
+    Protocol = "protocol_error",
+    Version = "unsupported_version",
+    ClientId = "client_id",
+    Credentials = "bad_credentials",
+    NotAuthorized = "not_authorized",
+    Banned = "banned",
+    /// Too many ask at a time, or whoever decides cannot be reached.
+    Busy = "busy",
+    AuthenticationMethod = "authentication_method",
+    /// As many sessions or connections as there may be.
+    Quota = "quota",
+    Late = "connect_timeout",
+    Stopping = "stopping",
+    /// The client closed, or the connection broke.
+    Lost = "lost",
+    /// Refused below MQTT.
+    Layer = "layer",
+    Other = "other",
+}
+
+impl ConnectRefused {
+    pub(crate) fn of(reason: &DisconnectReason) -> Self {
+        use ReasonCode as R;
+        let code = match reason {
+            DisconnectReason::Lost(LostCause::Layer) => return Self::Layer,
+            DisconnectReason::Lost(_) | DisconnectReason::ByClient(_) => return Self::Lost,
+            DisconnectReason::ByServer(_, text) if text == NO_CONNECT => return Self::Late,
+            DisconnectReason::ByServer(code, _) => code,
+        };
+        match code {
+            R::MalformedPacket | R::PacketTooLarge => Self::Malformed,
+            R::ProtocolError => Self::Protocol,
+            R::UnsupportedProtocolVersion => Self::Version,
+            R::ClientIdNotValid => Self::ClientId,
+            R::BadUserNameOrPassword => Self::Credentials,
+            R::NotAuthorized => Self::NotAuthorized,
+            R::Banned => Self::Banned,
+            R::ServerBusy | R::ServerUnavailable => Self::Busy,
+            R::BadAuthenticationMethod => Self::AuthenticationMethod,
+            R::QuotaExceeded => Self::Quota,
+            R::ServerShuttingDown | R::UseAnotherServer => Self::Stopping,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl From<DecodeError> for Refusal {
     fn from(error: DecodeError) -> Self {
         Self::Decode(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_counted_under_what_the_client_did() {
+        let of = |refusal: Refusal| {
+            let (reason, text) = refusal.reason();
+            ConnectRefused::of(&DisconnectReason::ByServer(reason, text)).label()
+        };
+        assert_eq!(of(Refusal::ConnectTimeout), "connect_timeout");
+        assert_eq!(of(Refusal::FirstPacketNotConnect), "protocol_error");
+        assert_eq!(of(Refusal::Told(ReasonCode::Banned)), "banned");
+        assert_eq!(of(Refusal::Told(ReasonCode::UnspecifiedError)), "other");
+        assert_eq!(of(Refusal::TooManySessions), "quota");
+        let lost = DisconnectReason::Lost(LostCause::ClosedByPeer);
+        assert_eq!(ConnectRefused::of(&lost), ConnectRefused::Lost);
     }
 }

@@ -99,7 +99,7 @@ impl Shard {
 
     /// Nobody wanted this message. That is kept in mind, unless it waits as a retained one.
     fn drop_unwanted(&mut self, parcel: &Parcel<'_>, publisher: Option<SessionId>) {
-        self.stats.ledger.drop(Dropped::NoSubscriber);
+        self.book_drop(Dropped::NoSubscriber, parcel);
         if self.trace.is_on {
             self.trace_step(publisher, parcel, Happened::Dropped(Dropped::NoSubscriber));
         }
@@ -112,9 +112,14 @@ impl Shard {
         self.recent.note(self.now, client, parcel.topic.as_str(), what);
     }
 
+    fn book_drop(&mut self, reason: Dropped, parcel: &Parcel<'_>) {
+        self.stats.ledger.drop(reason);
+        self.stats.dropped_bytes[reason as usize] += parcel.payload.len() as u64;
+    }
+
     /// Drops a message that no session of this shard was to get yet.
     pub(crate) fn drop_for_nobody(&mut self, reason: Dropped, parcel: &Parcel<'_>) {
-        self.stats.ledger.drop(reason);
+        self.book_drop(reason, parcel);
         self.recent.note(self.now, "", parcel.topic.as_str(), What::Dropped(reason));
         if self.trace.is_on {
             self.trace_step(None, parcel, Happened::Dropped(reason));
@@ -544,7 +549,7 @@ impl Shard {
 
     /// Counts a drop and tells the operator, at most once a second.
     pub(crate) fn drop_for(&mut self, id: SessionId, reason: Dropped, parcel: &mut Parcel<'_>) {
-        self.stats.ledger.drop(reason);
+        self.book_drop(reason, parcel);
         let client = self.sessions.get(id).map_or("", |session| &session.client_id);
         self.recent.note(self.now, client, parcel.topic.as_str(), What::Dropped(reason));
         if self.trace.is_on {

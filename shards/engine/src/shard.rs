@@ -47,7 +47,7 @@ pub struct ShardConfig {
     /// Seeds hashing and generated Client Identifiers. The same on every shard of a node,
     /// because it decides which shard is a client's home.
     pub seed: u64,
-    /// Ask the hub before a client may connect.
+    /// Ask the hub before a client may connect. The hub may want that later as well.
     pub authenticate: bool,
     /// Where version 5 clients are sent when the node stops (Server Reference).
     pub server_reference: Option<Box<str>>,
@@ -632,7 +632,7 @@ impl Shard {
                 self.group_message(&key, &message);
             }
             (Envelope::RetainHere(message), Peer::Hub) => self.retain_at_home(message),
-            (Envelope::Inject(message), _) => self.inject(&message),
+            (Envelope::Inject(message), _) => self.inject(&message.taken_in(self.now)),
             (Envelope::Local(message), _) => self.take_local(message),
             (Envelope::Interest { filter, wanted }, Peer::Shard(shard)) => {
                 self.take_interest(&filter, wanted, shard.0);
@@ -664,6 +664,7 @@ impl Shard {
             (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
             (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
+            (Envelope::AskFirst, Peer::Hub) => self.config.authenticate = true,
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {
                 let envelope = Envelope::Stats(Box::new(self.stats()));

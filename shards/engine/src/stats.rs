@@ -4,6 +4,7 @@ use crate::event::{ListenerId, SlowedBy};
 use crate::latency::{Histogram, Hop};
 use crate::memory::MemoryStats;
 use crate::message::Dropped;
+use crate::refusal::ConnectRefused;
 use crate::session::Deliveries;
 
 /// Listeners that are counted each on its own.
@@ -38,7 +39,8 @@ pub struct Stats {
     /// Network Connections that began on this shard, or were handed over to it.
     pub connections_opened: u64,
     pub connects_accepted: u64,
-    pub connects_refused: u64,
+    /// Connections that ended before they had a session, by [`ConnectRefused`].
+    pub connects_refused: [u64; ConnectRefused::ALL.len()],
     /// Connections taken over by a newer one with the same Client Identifier.
     pub takeovers: u64,
     /// Connections refused because their Client Identifier was connected
@@ -70,6 +72,8 @@ pub struct Stats {
     pub wills_sent: u64,
     pub ledger: Ledger,
     pub memory: MemoryStats,
+    /// Payload bytes of dropped messages, by [`Dropped`].
+    pub dropped_bytes: [u64; Dropped::ALL.len()],
     /// From receipt to the end of the write to a subscriber, by [`Hop`]; sampled.
     pub latency: [Histogram; Hop::ALL.len()],
     /// What the driver around the shard counts; zero where there is none.

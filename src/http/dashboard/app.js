@@ -169,6 +169,7 @@ const poll = async () => {
 const proposeAddress = (listeners) => {
   const field = $("mqtt-connect").elements.url;
   const found = listeners.find((l) => l.kind === "ws" || l.kind === "wss");
+  $("mqtt-nowhere").hidden = Boolean(found);
   if (field.value || localStorage.getItem("ws") || !found) return;
   const host = location.hostname.includes(":") && !location.hostname.startsWith("[") ? `[${location.hostname}]` : location.hostname;
   field.value = `${found.kind}://${host}:${found.address.split(":").at(-1)}/mqtt`;
@@ -307,10 +308,10 @@ const showTrouble = async () => {
 const LOG_MAX = 500;
 let link = null;
 const log = (kind, ...cells) => {
-  const list = $("log"), atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  const list = $("log"), box = list.parentNode, atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
   list.append(make("li", { class: kind }, make("span", { class: "when" }, new Date().toLocaleTimeString("en-GB")), ...cells.map((cell) => make("span", {}, cell))));
   while (list.children.length > LOG_MAX) list.firstChild.remove();
-  if (atEnd) list.scrollTop = list.scrollHeight;
+  if (atEnd) box.scrollTop = box.scrollHeight;
 };
 const linkSays = (up, text) => { $("mqtt-state").textContent = text; $("mqtt-state").classList.toggle("idle", !up); $("mqtt-connect").querySelector("button").textContent = up ? "Disconnect" : "Connect"; };
 const nextId = () => link.id = link.id % 65535 + 1;

@@ -13,7 +13,7 @@ use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
 use crate::handover::Moving;
 use crate::message::Dropped;
 use crate::recent::What;
-use crate::refusal::Refusal;
+use crate::refusal::{ConnectRefused, Refusal};
 use crate::route::Origin;
 use crate::session::{Deliveries, NEVER, Session};
 use crate::shard::{Shard, Timer};
@@ -120,7 +120,7 @@ impl Shard {
             Phase::Connected { session } => session,
             Phase::Closing => return,
             waiting => {
-                self.stats.connects_refused += 1;
+                self.stats.connects_refused[ConnectRefused::of(&reason) as usize] += 1;
                 if !matches!(waiting, Phase::AwaitingConnect) {
                     self.tell_parted(id);
                 }
@@ -242,6 +242,8 @@ impl Shard {
     fn note_lost(&mut self, id: SessionId, deliveries: &Deliveries) {
         let what = What::Dropped(Dropped::SessionEnded);
         for message in deliveries.messages() {
+            let bytes = message.payload().len() as u64;
+            self.stats.dropped_bytes[Dropped::SessionEnded as usize] += bytes;
             let client = self.sessions.get(id).map_or("", |session| &session.client_id);
             self.recent.note(self.now, client, message.topic().as_str(), what.clone());
             if self.trace.is_on {
