@@ -107,7 +107,10 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         });
         let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
-        let service = auth::Service::new(config, hub.clone())?;
+        let common = group
+            .as_ref()
+            .map(|group| auth::Common { link: group.link.clone(), bans_key: group.keys.bans() });
+        let service = auth::Service::new(config, hub.clone(), common)?;
         let auth = service.auth();
         tokio::spawn(service.run(questions));
         let (store, last_writes) = store.unzip();

@@ -12,7 +12,9 @@ use octopus_runtime::Address;
 use octopus_runtime::stream::{self, Layers, Tls, TlsError, TlsFiles};
 
 use crate::auth;
-use crate::config::{Config, Listener, ListenerKind, Shards, Storage, limits_per_shard};
+use crate::config::{
+    Config, Listener, ListenerKind, Shards, Storage, limits_per_shard, listener_rates_per_shard,
+};
 
 pub use octopus_runtime::{Node, ShardFailed};
 
@@ -71,6 +73,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// - `seed`: the same for all shards; decides where topics and clients are at home.
 pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let limits = config.limits.clone();
+    let listeners = config.all_listeners();
     let authenticate = auth::is_needed(config);
     let cluster = !config.broker.group.is_empty();
     let storage = config.broker.storage;
@@ -85,8 +88,10 @@ pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let shared_pick = config.broker.shared_pick;
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
+        let listener_rates = listener_rates_per_shard(&listeners, shards);
         Shard::new(ShardConfig {
             limits,
+            listener_rates,
             authenticate,
             cluster,
             recorded,

@@ -56,6 +56,7 @@ const DAY_S: u64 = 24 * 3600;
 const PACKET_BYTES_MAX: u64 = 268_435_460;
 
 const STORAGE: Kind = Kind::Choice(&["local", "redis"]);
+const LISTENER_MESSAGES: Kind = count(0, 1_000_000_000, "messages a second");
 const ANY_PORT: Kind = count(0, 65_535, "");
 const PORT: Kind = count(1, 65_535, "");
 const HOST: Kind = Kind::Text { what: "a host name or an address", valid: is_host };
@@ -120,6 +121,18 @@ pub(super) static KEYS: &[Key<Config>] = &[
         count(1, 65_535, "connections"),
         "Connections the kernel keeps waiting until they are accepted; net.core.somaxconn limits it.",
         |c| &mut c.broker.backlog,
+    ),
+    key(
+        "broker.message_rate_max",
+        LISTENER_MESSAGES,
+        "PUBLISH packets read from all clients of this listener; above, they are read later. Each shard has an equal part of it. 0: any number.",
+        |c| &mut c.broker.message_rate_max,
+    ),
+    key(
+        "broker.byte_rate_max",
+        bytes(0, TIB),
+        "Bytes a second read from them; above, they are read later. 0: any number.",
+        |c| &mut c.broker.byte_rate_max,
     ),
     key(
         "broker.storage.retain",
@@ -294,6 +307,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
         seconds(0, u32::MAX as u64),
         "Longest Session Expiry Interval; a 3.1.1 session that is not clean gets it too.",
         |c| &mut c.limits.session_expiry_max,
+    ),
+    key(
+        "limits.memory_bytes_max",
+        bytes(0, TIB),
+        "What clients may make the node keep in memory, topics and payloads as counted in the other limits, with buffers, filters and an estimate for each thing. As it fills: newcomers are refused (70 %), QoS 0 is dropped for who does not keep up (80 %), publishers are read once a second (90 %) and refused (100 %). 0: no budget.",
+        |c| &mut c.limits.memory_bytes_max,
     ),
     key(
         "limits.message_rate_max",
@@ -592,6 +611,10 @@ pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
         |l| &mut l.socket_mode,
     ),
     key("backlog", count(1, 65_535, "connections"), "As broker.backlog.", |l| &mut l.backlog),
+    key("message_rate_max", LISTENER_MESSAGES, "As broker.message_rate_max.", |l| {
+        &mut l.message_rate_max
+    }),
+    key("byte_rate_max", bytes(0, TIB), "As broker.byte_rate_max.", |l| &mut l.byte_rate_max),
     key(
         "proxy_protocol",
         Kind::Switch,

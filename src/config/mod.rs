@@ -21,7 +21,7 @@ mod yaml;
 
 use std::time::Duration;
 
-use octopus_engine::{DuplicateLogin, Limits, Pick, QueueFull};
+use octopus_engine::{DuplicateLogin, Limits, Pick, QueueFull, Rate};
 use octopus_mqtt::QoS;
 use octopus_runtime::stream::UserFrom;
 
@@ -65,6 +65,9 @@ pub struct Broker {
     /// 0: any free port.
     pub port: u16,
     pub backlog: u32,
+    /// What all clients of the listener of `host` and `port` may send; 0: any number.
+    pub message_rate_max: u32,
+    pub byte_rate_max: usize,
     pub storage: StorageKinds,
     /// How a shared subscription picks its member.
     pub shared_pick: Pick,
@@ -112,6 +115,9 @@ pub struct Listener {
     /// Permissions of a Unix socket's file, octal.
     pub socket_mode: String,
     pub backlog: u32,
+    /// What all of its clients may send; 0: any number.
+    pub message_rate_max: u32,
+    pub byte_rate_max: usize,
     /// Connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// Networks of the proxies that are believed.
@@ -300,6 +306,8 @@ impl Default for Broker {
             host: "127.0.0.1".to_owned(),
             port: 20000,
             backlog: 1024,
+            message_rate_max: 0,
+            byte_rate_max: 0,
             storage: StorageKinds::default(),
             shared_pick: Pick::default(),
             server_reference: String::new(),
@@ -317,6 +325,8 @@ impl Default for Listener {
             address: String::new(),
             socket_mode: "0660".to_owned(),
             backlog: Broker::default().backlog,
+            message_rate_max: 0,
+            byte_rate_max: 0,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
             tls: ListenerTls::default(),
@@ -468,6 +478,8 @@ impl Config {
             kind: ListenerKind::Tcp,
             address: join_port(&self.broker.host, self.broker.port),
             backlog: self.broker.backlog,
+            message_rate_max: self.broker.message_rate_max,
+            byte_rate_max: self.broker.byte_rate_max,
             ..Listener::default()
         });
         first.into_iter().chain(self.listeners.iter().cloned()).collect()
@@ -482,6 +494,7 @@ pub fn limits_per_shard(node: &Limits, shards: u16) -> Limits {
         retained_count_max: node.retained_count_max.div_ceil(u32::from(shards)),
         retained_bytes_max: node.retained_bytes_max.div_ceil(usize::from(shards)),
         session_count_max: node.session_count_max.div_ceil(u32::from(shards)),
+        memory_bytes_max: node.memory_bytes_max.div_ceil(usize::from(shards)),
         ..node.clone()
     }
 }
@@ -502,6 +515,17 @@ impl Listener {
 pub(crate) fn parse_mode(text: &str) -> Option<u32> {
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     is_octal.then(|| u32::from_str_radix(text, 8).ok())?.filter(|mode| *mode <= 0o777)
+}
+
+/// What the clients of each listener may send to one of `shards` shards: the listener's rates,
+/// divided and rounded up.
+pub fn listener_rates_per_shard(listeners: &[Listener], shards: u16) -> Vec<Rate> {
+    let shards = shards.max(1);
+    let rate = |listener: &Listener| Rate {
+        messages: listener.message_rate_max.div_ceil(u32::from(shards)),
+        bytes: listener.byte_rate_max.div_ceil(usize::from(shards)),
+    };
+    listeners.iter().map(rate).collect()
 }
 
 /// `host:port`, with brackets around an IPv6 address.

@@ -525,6 +525,7 @@ impl<S: Service> Driver<S> {
         Gauges {
             sockets: self.connections.count(),
             accept_errors: self.acceptor.failure_count(),
+            accepts_paced: self.acceptor.paced_count(),
             ring_depth: self.ring.in_flight_count(),
             mesh_backlog: backlogs.chain([self.mesh.hub.backlog_count()]).max().unwrap_or(0),
         }

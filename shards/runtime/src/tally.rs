@@ -20,6 +20,7 @@ pub(crate) struct Tally {
 pub(crate) struct Gauges {
     pub(crate) sockets: usize,
     pub(crate) accept_errors: u64,
+    pub(crate) accepts_paced: u64,
     pub(crate) ring_depth: usize,
     pub(crate) mesh_backlog: usize,
 }
@@ -55,6 +56,7 @@ impl Tally {
         self.stats.stall_max_us = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
         self.stats.sockets = gauges.sockets as u64;
         self.stats.accept_errors = gauges.accept_errors;
+        self.stats.accepts_paced = gauges.accepts_paced;
         self.stats.ring_depth = gauges.ring_depth as u64;
         self.stats.mesh_backlog = gauges.mesh_backlog as u64;
         self.stats.clone()
@@ -68,7 +70,13 @@ mod tests {
     #[test]
     fn the_longest_turn_is_told_for_at_least_30_and_at_most_60_seconds() {
         let mut tally = Tally::default();
-        let gauges = Gauges { sockets: 2, accept_errors: 0, ring_depth: 3, mesh_backlog: 0 };
+        let gauges = Gauges {
+            sockets: 2,
+            accept_errors: 0,
+            accepts_paced: 0,
+            ring_depth: 3,
+            mesh_backlog: 0,
+        };
         let mut told = Vec::new();
         for (second, us) in [(1, 700), (2, 20), (31, 20), (45, 20), (62, 20)] {
             tally.turn(Instant(second * 1_000_000), Duration::from_micros(us), second == 2);
