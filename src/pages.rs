@@ -13,7 +13,7 @@ use crate::{
     bridge::{counters::Counters, link::Link, members::Members},
     certificates::Reloading,
     config::{self, Config, Effective, Http, Loaded, Sources},
-    http::{Access, App, ListenerInfo, NodeInfo, Nodes, Readiness, Reloaded},
+    http::{Access, App, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness, Reloaded},
     hub::Hub,
     log::LogFilter,
     stats::{Metrics, exposition::Format, metrics::Source},
@@ -86,12 +86,16 @@ impl Group {
         Box::new(move |out| {
             out.gauge("octopus_redis_up", "Whether the link to Redis is up.");
             out.sample(&[], f64::from(u8::from(link.is_up())));
-            for (name, count) in counters.all() {
-                let family = name.trim_end_matches("_total");
-                out.counter(&format!("octopus_{family}"), "See the bridge in src/bridge.");
+            for (name, help, count) in counters.all() {
+                out.counter(name, help);
                 out.sample(&[], count as f64);
             }
         })
+    }
+
+    fn node_names(&self) -> NodeNames {
+        let counters = self.counters.clone();
+        Box::new(move |index| counters.node_name(index))
     }
 
     fn nodes(&self) -> Nodes {
@@ -180,6 +184,8 @@ pub fn app(
         }),
         reload: Box::new(move || reload.run()),
         nodes: group.as_ref().map(Group::nodes),
+        node_names: group.as_ref().map(Group::node_names),
+        trace: Default::default(),
         started: std::time::Instant::now(),
     })
 }

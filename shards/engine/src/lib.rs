@@ -43,6 +43,7 @@ mod template;
 #[cfg(test)]
 mod testing;
 mod timer;
+mod trace;
 mod will;
 
 pub use acl::{Acl, Action, Rule, Verdict};
@@ -60,8 +61,10 @@ pub use message::{Dropped, Message, MessageParts};
 pub use query::*;
 pub use recent::{Incident, What};
 pub use retained::*;
+pub use route::Origin;
 pub use shard::{Shard, ShardConfig, home_shard};
 pub use stats::{DriverStats, LISTENERS_COUNTED, LayerRefusal, Ledger, Stats};
 pub use subscriptions::*;
 pub use timer::*;
+pub use trace::{Happened, Step, TraceAsk, TraceSlice};
 pub use will::Will;

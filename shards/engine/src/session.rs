@@ -272,6 +272,15 @@ impl Deliveries {
         self.inflight.iter().map(Inflight::bytes).sum()
     }
 
+    /// The messages of these that are still here: not those that the client has released.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
+        let sent = self.inflight.iter().filter_map(|sent| match &sent.state {
+            Sent::Published(item) => Some(item),
+            Sent::Released => None,
+        });
+        sent.chain(&self.queue).map(|item| &item.message)
+    }
+
     /// Messages that have not reached the client, as the ledger counts them.
     pub(crate) fn owed_count(&self) -> usize {
         self.queue.len() + self.inflight.len()

@@ -32,6 +32,7 @@ use crate::stats::Stats;
 use crate::subscriptions::{Grant, Subscriber, Subscriptions};
 use crate::template::Templates;
 use crate::timer::Wheel;
+use crate::trace::Trace;
 
 /// What a shard is told when it is made. Scope: shard.
 #[derive(Clone, Debug)]
@@ -107,6 +108,7 @@ pub struct Shard {
     pub(crate) stats: Stats,
     pub(crate) latency: Sampler,
     pub(crate) recent: Recent,
+    pub(crate) trace: Trace,
     pub(crate) random: Random,
     outputs: VecDeque<Output>,
     /// Connections with bytes to write, or to close.
@@ -200,6 +202,7 @@ impl Shard {
             stats: Stats::default(),
             latency: Sampler::default(),
             recent: Recent::default(),
+            trace: Trace::default(),
             random: Random(seed ^ (u64::from(config.id.0) << 48)),
             outputs: VecDeque::new(),
             dirty: Vec::new(),

@@ -9,6 +9,7 @@ use crate::refusal::Refusal;
 use crate::session::{Inflight, Queued, Sent};
 use crate::shard::Shard;
 use crate::subscriptions::SessionId;
+use crate::trace::Happened;
 
 impl Shard {
     /// The client has the QoS 1 message. An identifier we do not know is an old or repeated
@@ -55,6 +56,10 @@ impl Shard {
             }
         }
         if let Some(Sent::Published(item)) = taken {
+            if self.trace.is_on {
+                let happened = Happened::Acknowledged { reason: ack.reason };
+                self.trace_step(Some(session), &item.message.parcel(), happened);
+            }
             self.shared_done(session, &item);
         }
         self.reply(id, AckKind::PubRel, ack.packet_id, reason);
@@ -123,6 +128,10 @@ impl Shard {
     /// Books the end of a delivery. A client that refuses a message is not asked again, nor is
     /// another member of a shared group [MQTT-4.8.2-6].
     fn finish(&mut self, session: SessionId, item: &Queued, reason: ReasonCode) {
+        if self.trace.is_on {
+            let happened = Happened::Acknowledged { reason };
+            self.trace_step(Some(session), &item.message.parcel(), happened);
+        }
         if reason.is_error() {
             self.stats.ledger.unqueue();
             self.drop_for(session, Dropped::RefusedByClient, &mut item.message.parcel());

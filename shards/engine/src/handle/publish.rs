@@ -16,6 +16,7 @@ use crate::refusal::Refusal;
 use crate::route::Origin;
 use crate::shard::Shard;
 use crate::subscriptions::SessionId;
+use crate::trace::Happened;
 
 impl Shard {
     pub(crate) fn publish(
@@ -67,6 +68,10 @@ impl Shard {
         if is_receipted {
             parcel.id = self.random.next();
         }
+        if self.trace.is_on {
+            let (retain, bytes) = (publish.retain, publish.payload.len());
+            self.trace_step(Some(session), &parcel, Happened::Received { qos, retain, bytes });
+        }
         let reason = if is_allowed && self.memory.level() == MemoryLevel::Full {
             self.stats.memory.publishes_refused += 1;
             self.drop_for(session, Dropped::Memory, &mut parcel);
@@ -83,7 +88,13 @@ impl Shard {
             self.drop_for(session, Dropped::NotAuthorized, &mut parcel);
             ReasonCode::NotAuthorized
         };
-        if !is_receipted || !self.await_receipt(id, session, publish.delivery, reason) {
+        let is_put_off = is_receipted && self.await_receipt(id, session, publish.delivery, reason);
+        if self.trace.is_on
+            && let Some((_, packet_id)) = acknowledgement_of(publish.delivery)
+        {
+            self.trace_unanswered((id, packet_id), session, &parcel, is_put_off);
+        }
+        if !is_put_off {
             self.acknowledge(id, publish.delivery, reason);
         }
         Ok(())
@@ -211,6 +222,9 @@ impl Shard {
         }
         let Some(out) = self.out(id) else { return };
         encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
+        if self.trace.is_on {
+            self.trace_answered(id, packet_id, reason);
+        }
     }
 
     /// Keeps, or with an empty payload forgets, a retained message on the shard its topic is
@@ -241,7 +255,7 @@ impl Shard {
         if is_full {
             // What was retained before is older than this one: it would be stale.
             self.retained.remove(topic.as_str());
-            return self.stats.ledger.drop(Dropped::RetainedFull);
+            return self.drop_for_nobody(Dropped::RetainedFull, &message.parcel());
         }
         self.retained.insert(message);
     }
