@@ -22,6 +22,8 @@ need openssl openssl
 need python3 python3
 need git git
 need nginx nginx
+need haproxy haproxy
+need chromium chromium
 ls /usr/share/nginx/modules-available/mod-stream.conf >/dev/null 2>&1 ||
     packages="$packages libnginx-mod-stream"
 need prometheus prometheus

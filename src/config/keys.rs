@@ -215,7 +215,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key(
         "limits.connect_timeout",
         seconds(1, 3600),
-        "From accept to a complete CONNECT. Later: closed.",
+        "For a complete CONNECT; what is below MQTT (TLS, WebSocket, PROXY protocol) has as long before it. Later: closed.",
         |c| &mut c.limits.connect_timeout,
     ),
     key(

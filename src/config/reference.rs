@@ -172,6 +172,13 @@ mod tests {
     }
 
     #[test]
+    fn the_listeners_example_is_good() {
+        let sources = Sources { file: Some(in_config("listeners.yml")), ..Sources::default() };
+        let loaded = load(sources).expect("the file is good");
+        assert_eq!((loaded.config.listeners.len(), loaded.warnings.len()), (5, 0));
+    }
+
+    #[test]
     fn help_names_every_key() {
         let help = help();
         assert!(KEYS.iter().all(|key| help.contains(&format!("--{} ", key.name))));

@@ -9,7 +9,7 @@ mod prometheus;
 mod promises;
 mod seccomp;
 mod systemd;
-mod tools;
+pub(crate) mod tools;
 
 use libtest_mimic::{Failed, Trial};
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `runnable` | line by line against a live broker; each must succeed |
 //! | `starts` | each line starts a broker that comes to listen and is then ended |
+//! | `doors`, `doors-start`, `doors-use` | in a directory of its own: what is made first, a broker, what is done with it |
 //! | `group`, `group-use` | brokers of one group with a Redis, and what is done with them |
 //! | `bench` | against a live broker, built without optimisation |
 //! | `build`, `elsewhere` | not here: it is how this binary came about, or needs root, a cluster or a container engine; what it names must exist |
@@ -24,6 +25,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         ("readme_commands_work", runnable),
         ("readme_starts_are_starts", starts),
+        ("readme_listeners_listen", doors),
         ("readme_group_is_one_broker", group),
         ("readme_benchmarks_pass", bench),
         ("readme_names_files_that_are_there", elsewhere),
@@ -148,6 +150,34 @@ fn starts() -> Result<(), Failed> {
 fn end(broker: &Process) -> Result<(), Failed> {
     run(Command::new("kill").args(["-TERM", &broker.id().to_string()]))?;
     broker.wait_for("stopped")?;
+    Ok(())
+}
+
+fn doors() -> Result<(), Failed> {
+    let scratch = Scratch::new("readme")?;
+    let ports = Ports::new(&["20000", "20003", "20080", "8883", "8884", "8885"]);
+    std::fs::create_dir(scratch.path().join("config"))?;
+    scratch.write("config/listeners.yml", &ports.put_into(&text("config/listeners.yml")?))?;
+    let here = |command: &str| -> Result<Command, Failed> {
+        let mut shell = bounded(&scratch, &ports.put_into(command))?;
+        shell.current_dir(scratch.path());
+        Ok(shell)
+    };
+    for command in commands("doors")? {
+        run(&mut here(&command)?)?;
+    }
+    let mut brokers = Vec::new();
+    for command in commands("doors-start")? {
+        let mut shell = here(&command)?;
+        shell.env("OCTOPUS_BROKER_PORT", ports.of("20000"));
+        shell.env("OCTOPUS_HTTP_PORT", ports.of("20080"));
+        let broker = Process::spawn(shell, local(0))?;
+        broker.wait_for("listening on").map_err(|fault| format!("{command}: {fault}"))?;
+        brokers.push(broker);
+    }
+    for command in commands("doors-use")? {
+        run(&mut here(&command)?).map_err(|fault| format!("{command}: {fault:?}"))?;
+    }
     Ok(())
 }
 

@@ -43,7 +43,7 @@ pub(super) fn files(directory: &str) -> Result<Vec<String>, Failed> {
 }
 
 /// A program that may stand where only root looks.
-pub(super) fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let aside = Path::new("/usr/sbin").join(name);
     let on_path = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|directory| directory.join(name).exists())
@@ -104,7 +104,7 @@ impl Drop for Scratch {
 ///
 /// # Errors
 /// What came instead of status 200.
-pub(super) fn get(address: SocketAddr, path: &str) -> Result<String, Failed> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String, Failed> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;

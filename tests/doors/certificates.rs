@@ -1,5 +1,6 @@
 //! Certificates for one test, made by openssl: an authority, a server for 127.0.0.1, the clients
-//! alice and mallory, and a list that revokes mallory's.
+//! alice, bob and mallory, a list that revokes mallory's and one that revokes alice's as well;
+//! and another authority with its client, the stranger.
 
 use std::fs;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ const SCRIPT: &str = "
 set -e
 new='openssl req -config c.cnf -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
 $new -x509 -days 30 -subj /CN=authority -extensions authority -keyout ca.key -out ca.pem
-for name in server alice mallory; do
+for name in server alice bob mallory; do
     $new -subj /O=test/CN=$name -keyout $name.key -out $name.csr
     kind=client
     [ $name != server ] || kind=server
@@ -48,8 +49,15 @@ for name in server alice mallory; do
 done
 : > index.txt
 echo 01 > crlnumber
-openssl ca -config c.cnf -cert ca.pem -keyfile ca.key -revoke mallory.pem
-openssl ca -config c.cnf -cert ca.pem -keyfile ca.key -gencrl -out crl.pem
+ours='openssl ca -config c.cnf -cert ca.pem -keyfile ca.key'
+$ours -revoke mallory.pem
+$ours -gencrl -out crl.pem
+$ours -revoke alice.pem
+$ours -gencrl -out crl-alice.pem
+$new -x509 -days 30 -subj /CN=other -extensions authority -keyout other.key -out other.pem
+$new -subj /CN=alice -keyout stranger.key -out stranger.csr
+openssl x509 -req -in stranger.csr -CA other.pem -CAkey other.key -CAcreateserial -days 30 \
+    -extfile c.cnf -extensions client -out stranger.pem
 ";
 
 impl Certificates {
@@ -71,6 +79,14 @@ impl Certificates {
     /// The path of a file; of an empty name, the directory with a slash behind it.
     pub(crate) fn file(&self, name: &str) -> String {
         self.directory.join(name).to_string_lossy().into_owned()
+    }
+}
+
+impl Certificates {
+    /// Puts a copy of `from` in the place of `to`, as careful tools do: whole, or not at all.
+    pub(super) fn replace(&self, to: &str, from: &str) -> Result<(), Failed> {
+        fs::copy(self.file(from), self.file("beside"))?;
+        Ok(fs::rename(self.file("beside"), self.file(to))?)
     }
 }
 

@@ -1,20 +1,29 @@
-//! Listeners other than plain TCP, against the live broker with two shards, by clients that
-//! others wrote: mosquitto's tools over TLS (one process per client, so that sessions move
-//! between shards), openssl's, MQTT.js over WebSockets.
+//! Listeners other than plain TCP, against the live broker with two shards, by peers that others
+//! wrote: mosquitto's tools over TLS (one process per client, so that sessions move between
+//! shards), openssl's, HAProxy, MQTT.js over WebSockets under Node.js and in Chromium. Nginx
+//! stands before the broker in `deploy`.
 
+mod browser;
 pub(crate) mod certificates;
 mod identity;
+mod openssl;
+mod proxies;
+mod reload;
+mod slow;
 mod unix;
+mod websocket;
 
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
 
+use crate::deploy::tools::get;
 use crate::harness::broker::{Process, free_port};
+use crate::harness::wire::{Packet, Version};
 use certificates::Certificates;
 
 type Test = fn() -> Result<(), Failed>;
@@ -24,21 +33,33 @@ pub(crate) fn trials() -> Vec<Trial> {
     let own: Tests = &[
         ("messages_pass_over_tls_1_2_and_1_3", tls),
         ("mutual_tls_takes_the_known_and_refuses_the_revoked", mutual),
-        ("certificates_are_read_again_on_sighup", reload),
-        ("half_open_tls_handshakes_are_closed_in_time", half_open),
         ("mqttjs_speaks_over_ws", || mqttjs("ws")),
         ("mqttjs_speaks_over_wss", || mqttjs("wss")),
     ];
-    let all = [own, unix::TESTS, identity::TESTS];
+    let all = [
+        own,
+        unix::TESTS,
+        identity::TESTS,
+        reload::TESTS,
+        openssl::TESTS,
+        proxies::TESTS,
+        websocket::TESTS,
+        slow::TESTS,
+        browser::TESTS,
+    ];
     let tests = all.into_iter().flatten();
     tests.map(|&(name, test)| Trial::test(format!("doors::{name}"), test)).collect()
 }
 
-/// A broker with one more listener.
+/// How long what must come may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker with one more listener, and its metrics.
 struct Door {
     broker: Process,
     address: SocketAddr,
     certificates: Certificates,
+    http: SocketAddr,
 }
 
 impl Door {
@@ -65,12 +86,48 @@ impl Door {
         }
         let directory = certificates.file("");
         all.extend(settings.iter().map(|setting| setting.replace("@/", &directory)));
-        Ok(Self { broker: Process::start(&all)?, address, certificates })
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        all.push("--http.enable=true".to_owned());
+        all.push(format!("--http.port={}", http.port()));
+        Ok(Self { broker: Process::start(&all)?, address, certificates, http })
+    }
+
+    /// The sum of a metric's samples that have `label` among theirs.
+    fn metric(&self, name: &str, label: &str) -> Result<f64, Failed> {
+        let text = get(self.http, "/metrics")?;
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// Connections that ended below MQTT for this reason.
+    fn refused(&self, reason: &str) -> Result<f64, Failed> {
+        self.metric("octopus_layers_refused_total{", &format!("reason=\"{reason}\""))
+    }
+
+    /// One more connection than `before` was refused for this reason.
+    fn is_refused_once_more(&self, reason: &str, before: f64) -> Result<(), Failed> {
+        let what = format!("one more refused: {reason}");
+        wait(&what, || Ok((self.refused(reason)? - before - 1.0).abs() < 0.5))
+    }
+
+    fn connect(&self) -> Result<TcpStream, Failed> {
+        connect(self.address)
     }
 
     /// One of mosquitto's tools, told the authority and, if there is one, a client's name.
     fn tool(&self, tool: &str, client: Option<&str>, arguments: &[&str]) -> Result<String, String> {
-        let port = self.address.port().to_string();
+        self.tool_at(self.address, tool, client, arguments)
+    }
+
+    /// As [`Self::tool`], by way of another address.
+    fn tool_at(
+        &self,
+        address: SocketAddr,
+        tool: &str,
+        client: Option<&str>,
+        arguments: &[&str],
+    ) -> Result<String, String> {
+        let port = address.port().to_string();
         let mut command = Command::new(tool);
         command.args([
             "-h",
@@ -129,52 +186,61 @@ fn mutual() -> Result<(), Failed> {
     Ok(())
 }
 
-fn reload() -> Result<(), Failed> {
-    let door = Door::open("tls", &[])?;
-    let message = ["-t", "a", "-m", "b", "-q", "1"];
-    let hangup = || Command::new("kill").args(["-HUP", &door.broker.id().to_string()]).status();
-    std::fs::write(door.certificates.file("server.pem"), "broken")?;
-    hangup()?;
-    door.broker.wait_for("the old certificates stay")?;
-    door.tool("mosquitto_pub", None, &message)?;
-    for suffix in ["pem", "key"] {
-        let [from, to] = ["alice", "server"].map(|name| format!("{name}.{suffix}"));
-        std::fs::copy(door.certificates.file(&from), door.certificates.file(&to))?;
-    }
-    hangup()?;
-    door.broker.wait_for("certificates read again")?;
-    door.tool("mosquitto_pub", None, &message).expect_err("alice is no server");
-    Ok(())
-}
-
-fn half_open() -> Result<(), Failed> {
-    let door = Door::open("tls", &["--limits.connect_timeout=1s"])?;
-    let mut silent = TcpStream::connect(door.address)?;
-    let mut half = TcpStream::connect(door.address)?;
-    // The head of a handshake record that never comes.
-    half.write_all(&[22, 3, 1, 2, 0, 1])?;
-    for stream in [&mut silent, &mut half] {
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        // Closed, with or without a last word.
-        stream.read_to_end(&mut Vec::new())?;
-    }
-    Ok(())
+/// Where MQTT.js is.
+fn modules() -> Result<PathBuf, Failed> {
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/node/node_modules");
+    if modules.exists() { Ok(modules) } else { Err("tests/run.sh installs MQTT.js".into()) }
 }
 
 fn mqttjs(kind: &str) -> Result<(), Failed> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let modules = root.join("target/node/node_modules");
-    if !modules.exists() {
-        return Err("tests/run.sh installs MQTT.js".into());
-    }
+    let modules = modules()?;
     let door = Door::open(kind, &[])?;
     let mut command = Command::new("node");
-    command.arg(root.join("tests/doors/websocket.mjs"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doors/websocket.mjs"));
     command.arg(format!("{kind}://127.0.0.1:{}/mqtt", door.address.port()));
     command.arg(door.certificates.file("ca.pem")).arg(modules);
     let output = command.output()?;
     match output.status.success() {
         true => Ok(()),
         false => Err(format!("{output:?}\nthe broker's log:\n{}", door.broker.log()).into()),
+    }
+}
+
+/// A connection that fails a test instead of hanging it.
+fn connect(address: SocketAddr) -> Result<TcpStream, Failed> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// CONNECT of version 3.1.1 for a clean session.
+fn connect_packet(id: &str) -> Vec<u8> {
+    Packet::new("connect").number("clean", 1_u8).bytes("id", id).encode(Version::V3_1_1)
+}
+
+/// CONNACK that lets a client in.
+const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
+
+/// Waits until `is_so`, looking often.
+fn wait(what: &str, mut is_so: impl FnMut() -> Result<bool, Failed>) -> Result<(), Failed> {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so()? {
+        if Instant::now() > deadline {
+            return Err(format!("not within {PATIENCE:?}: {what}").into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// A program that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may be gone already; then there is nothing to kill and only to wait.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

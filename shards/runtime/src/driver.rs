@@ -429,9 +429,14 @@ impl<S: Service> Driver<S> {
         if self.stop_at.is_some() {
             return self.release();
         }
-        let HandOff { socket, listener, unread, stack, raw } = handoff;
+        let HandOff { socket, listener, unread, mut stack, raw } = handoff;
         let told = stack.as_ref().map(|stack| stack.remote().clone());
         let remote = told.unwrap_or_else(|| remote(&socket, listener));
+        // On its way it was in no shard's hands when all were told to look at certificates.
+        if let Some(Err(refusal)) = stack.as_mut().map(|stack| stack.recheck()) {
+            self.refused_by_layer(&remote, refusal);
+            return self.release();
+        }
         let id = self.connections.insert(socket, listener, false);
         if let Some(connection) = self.connections.get(id) {
             connection.stack = stack;
@@ -441,8 +446,6 @@ impl<S: Service> Driver<S> {
             self.service.handle(Input::Received { connection: id, bytes: &unread }, self.now);
         }
         self.unread_through_layers(id, &raw);
-        // On its way it was in no shard's hands.
-        self.recheck(id);
         self.receive(id);
     }
 

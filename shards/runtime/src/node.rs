@@ -316,9 +316,9 @@ impl Mesh {
 /// All listeners, bound.
 struct Listening {
     addresses: Vec<Address>,
-    /// By shard.
-    sockets: Vec<Vec<(ListenerId, OwnedFd)>>,
     files: Vec<SocketFile>,
+    /// By shard. Behind `files`, which go before their sockets if one is not bound.
+    sockets: Vec<Vec<(ListenerId, OwnedFd)>>,
 }
 
 fn bind_all(listeners: &[ListenerConfig], shards: u16) -> Result<Listening, StartError> {

@@ -238,7 +238,7 @@ fn each_error_is_one_line_with_place_key_and_what_was_expected() {
         ),
         (
             "listeners: [x]",
-            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, socket_mode, backlog, proxy_protocol, trusted_proxies, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl, tls.user_from below it",
+            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, socket_mode, backlog, message_rate_max, byte_rate_max, proxy_protocol, trusted_proxies, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl, tls.user_from below it",
         ),
         ("listeners:\n  - address: a:1\n", "listeners.0.name: not given; it must be"),
         (

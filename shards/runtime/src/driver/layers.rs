@@ -169,7 +169,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// Counts a refusal; of each reason one a second has a line in the log.
-    fn refused_by_layer(&mut self, remote: &Remote, refusal: Refusal) {
+    pub(super) fn refused_by_layer(&mut self, remote: &Remote, refusal: Refusal) {
         let Refusal { reason, why } = refusal;
         self.tally.layer_refused(reason);
         let Some(count) = self.layer_refusals[reason as usize].note(self.now) else { return };

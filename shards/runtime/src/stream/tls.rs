@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
-use x509_parser::objects::{oid_registry, oid2sn};
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
@@ -278,7 +278,8 @@ impl Session {
     /// If it does not hold any more: revoked, expired, or of an authority that is gone.
     pub(super) fn recheck(&mut self) -> Result<Checked, Refusal> {
         let in_force = self.tls.in_force();
-        if self.edition == in_force.edition {
+        // In the middle of a handshake there is nothing to hold; its end asks again.
+        if self.edition == in_force.edition || !self.is_open() {
             return Ok(Checked::Before);
         }
         self.edition = in_force.edition;
@@ -325,7 +326,11 @@ fn distinguished_name(subject: &X509Name<'_>) -> Option<String> {
     for parts in subject.iter() {
         let mut text = Vec::new();
         for part in parts.iter() {
-            let kind = oid2sn(part.attr_type(), oid_registry()).ok()?;
+            let kind = match oid2abbrev(part.attr_type(), oid_registry()).ok()? {
+                // As openssl and mosquitto write it.
+                "Email" => "emailAddress",
+                kind => kind,
+            };
             text.push(format!("{kind}={}", escaped(part.as_str().ok()?)));
         }
         relative.push(text.join("+"));
