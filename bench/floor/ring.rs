@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use octopus_runtime::{
-    ConnectionId, Input, Instant, ListenerConfig, ListenerId, NodeConfig, OutBuffer, Output,
-    Service, Tuning, start,
+    Address, ConnectionId, Input, Instant, ListenerConfig, ListenerId, NodeConfig, OutBuffer,
+    Output, Service, Tuning, start,
 };
 
 use crate::Error;
@@ -74,7 +74,7 @@ fn launch(
         shards: Some(1),
         listeners: vec![ListenerConfig {
             id: ListenerId(0),
-            address,
+            address: Address::Tcp(address),
             backlog: 1024,
             layers: octopus_runtime::stream::Layers::default(),
         }],
@@ -82,7 +82,7 @@ fn launch(
         ..NodeConfig::default()
     };
     let node = start(&config, move |_, _, _| relay())?;
-    let address = node.addresses()[0];
+    let address = node.addresses()[0].tcp().ok_or("it listens on TCP")?;
     std::mem::forget(node);
     Ok(address)
 }

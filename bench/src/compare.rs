@@ -59,6 +59,9 @@ pub(crate) struct CompareOptions {
     /// Seconds to measure
     #[arg(short, long, value_parser = seconds, default_value = "5")]
     pub duration: Duration,
+    /// Seconds of load before measuring
+    #[arg(long, value_parser = seconds, default_value = "1")]
+    pub warmup: Duration,
     /// Short measurements on smaller loads: to see that everything works, not for figures
     #[arg(long)]
     pub quick: bool,
@@ -270,7 +273,8 @@ fn command_line(
     let load = if options.quick { scenario.quick } else { scenario.load };
     let duration = if options.quick { 1.0 } else { options.duration.as_secs_f64() };
     format!(
-        "octopus-bench {load} --port {port} --duration {duration} --threads {} --cpu {} --quiet",
+        "octopus-bench {load} --port {port} --duration {duration} --warmup {} --threads {} --cpu {} --quiet",
+        options.warmup.as_secs_f64(),
         options.load_cpu.len(),
         cores.join(","),
     )

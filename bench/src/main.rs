@@ -17,6 +17,7 @@ mod stamp;
 mod stats;
 mod subscriber;
 mod system;
+mod tls;
 mod wire;
 mod worker;
 

@@ -18,6 +18,7 @@ use crate::{
     },
     context::Phase,
     stamp::Stamp,
+    tls,
 };
 
 /// One run. Scope: the process; each thread takes every `threads`-th client of each kind.
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     /// Tells this run's messages from those of others.
     pub run: u32,
     pub broker: SocketAddr,
+    /// `None`: plain TCP.
+    pub tls: Option<tls::Config>,
     pub version: Version,
     pub username: Option<String>,
     pub password: Option<String>,
@@ -147,6 +150,7 @@ impl Plan {
             name,
             run: fresh_run(),
             broker: address,
+            tls: broker.ca_file.as_deref().map(tls::config).transpose()?,
             version: broker.mqtt_version,
             username: broker.username.clone(),
             password: broker.password.clone(),

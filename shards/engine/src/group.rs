@@ -532,8 +532,10 @@ impl Shard {
             return;
         }
         let before = (deliveries.inflight.len(), deliveries.queue_bytes);
+        let inflight_bytes = deliveries.inflight_bytes();
         let returned = deliveries.take_shared();
         self.stats.inflight -= (before.0 - deliveries.inflight.len()) as u64;
+        self.stats.inflight_bytes -= (inflight_bytes - deliveries.inflight_bytes()) as u64;
         self.stats.queue_bytes -= (before.1 - deliveries.queue_bytes) as u64;
         let member = self.member(id);
         for (key, message, serial) in returned {

@@ -4,8 +4,6 @@
 //! connection's buffer while the client is there and has quota, else into the queue.
 //! `pump` moves on what waits in a session when there is room again.
 
-use std::time::Duration;
-
 use octopus_mqtt::{
     AckKind, PacketId, PublishWire, QoS, ReasonProperties, Version, encode_ack, encode_publish_raw,
 };
@@ -16,6 +14,7 @@ use crate::envelope::SessionRef;
 use crate::event::Notice;
 use crate::latency::Hop;
 use crate::limits::QueueFull;
+use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
 use crate::recent::What;
 use crate::session::{Extra, Inflight, Queued, Sent};
@@ -229,6 +228,9 @@ impl Shard {
             return match connection {
                 None => Way::Drop(Dropped::Offline),
                 Some(c) if c.out_len() >= limits.out_bytes_max => Way::Drop(Dropped::SlowReader),
+                Some(c) if c.out_len() > 0 && self.memory.level() >= MemoryLevel::Short => {
+                    Way::Drop(Dropped::Memory)
+                }
                 Some(_) => Way::Send,
             };
         }
@@ -323,6 +325,7 @@ impl Shard {
             Some(packet_id) => {
                 let serial = session.deliveries().next_serial();
                 let message = parcel.message().clone();
+                self.stats.inflight_bytes += message.size() as u64;
                 let item = Queued { message, qos, retain, serial, extra: None };
                 let state = Sent::Published(item);
                 session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
@@ -362,6 +365,7 @@ impl Shard {
         }
         self.record(id, || Change::Published { serial, packet_id });
         let Some(session) = self.sessions.get_mut(id) else { return };
+        self.stats.inflight_bytes += item.message.size() as u64;
         let state = Sent::Published(item);
         session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
         self.stats.inflight += 1;
@@ -393,6 +397,7 @@ impl Shard {
         if let Some(session) = self.sessions.get_mut(id) {
             session.deliveries().inflight.remove(index);
             self.stats.inflight -= 1;
+            self.stats.inflight_bytes -= item.message.size() as u64;
         }
         self.record(id, || Change::Done { serial: item.serial });
         self.stats.ledger.unqueue();
@@ -513,18 +518,12 @@ impl Shard {
 
     /// Counts a drop and tells the operator, at most once a second.
     pub(crate) fn drop_for(&mut self, id: SessionId, reason: Dropped, parcel: &mut Parcel<'_>) {
-        const INTERVAL: Duration = Duration::from_secs(1);
         self.stats.ledger.drop(reason);
         let client = self.sessions.get(id).map_or("", |session| &session.client_id);
         self.recent.note(self.now, client, parcel.topic.as_str(), What::Dropped(reason));
-        if self.now < self.drop_notice_at {
-            self.drops_unnoticed += 1;
-            return;
-        }
         let Some(session) = self.sessions.get(id) else { return };
+        let Some(more) = self.quiet.dropped.may_say(self.now) else { return };
         let client = session.client_id.clone();
-        self.drop_notice_at = self.now.after(INTERVAL);
-        let more = std::mem::take(&mut self.drops_unnoticed);
         let message = parcel.message().clone();
         self.notice(Notice::Dropped { client, message, reason, more });
     }

@@ -47,6 +47,7 @@ impl Shard {
                 Sent::Released => true,
             };
             if is_ours {
+                self.stats.inflight_bytes -= sent.bytes() as u64;
                 taken = Some(std::mem::replace(&mut sent.state, Sent::Released));
                 reason = ReasonCode::Success;
                 let (serial, packet_id) = (sent.serial, ack.packet_id);
@@ -112,6 +113,7 @@ impl Shard {
         }
         let taken = deliveries.remove_inflight(index)?;
         self.stats.inflight -= 1;
+        self.stats.inflight_bytes -= taken.bytes() as u64;
         match taken.state {
             Sent::Published(item) => Some(item),
             Sent::Released => None,

@@ -123,7 +123,10 @@ impl Shard {
                 if !matches!(waiting, Phase::AwaitingConnect) {
                     self.tell_parted(id);
                 }
-                return self.notice(Notice::Refused { client: None, address, reason });
+                if let Some(more) = self.quiet.refused.may_say(self.now) {
+                    self.notice(Notice::Refused { client: None, address, reason, more });
+                }
+                return;
             }
         };
         self.tell_parted(id);

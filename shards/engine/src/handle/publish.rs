@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::durable::Change;
 use crate::envelope::Envelope;
 use crate::event::ConnectionId;
+use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel};
 use crate::receipt::{Acknowledgement, Then};
 use crate::refusal::Refusal;
@@ -39,6 +40,7 @@ impl Shard {
             }
         };
         let is_allowed = may_publish(connection, topic);
+        self.check_memory(id, session, publish.delivery)?;
         if let Delivery::ExactlyOnce(packet_id) = publish.delivery
             && !self.receive_once(session, packet_id)?
         {
@@ -65,7 +67,11 @@ impl Shard {
         if is_receipted {
             parcel.id = self.random.next();
         }
-        let reason = if is_allowed {
+        let reason = if is_allowed && self.memory.level() == MemoryLevel::Full {
+            self.stats.memory.publishes_refused += 1;
+            self.drop_for(session, Dropped::Memory, &mut parcel);
+            ReasonCode::QuotaExceeded
+        } else if is_allowed {
             if publish.retain {
                 self.retain_everywhere(parcel.message().clone());
             }
@@ -126,6 +132,31 @@ impl Shard {
             return;
         }
         self.acknowledge(id, delivery, ReasonCode::Success);
+    }
+
+    /// Without memory for a message that must be acknowledged, a client that cannot be told of a
+    /// refusal is closed: it sends the message again later.
+    fn check_memory(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        delivery: Delivery,
+    ) -> Result<(), Refusal> {
+        let is_v5 = self.connections.get(id).is_some_and(|c| c.version == Version::V5);
+        if self.memory.level() < MemoryLevel::Full || is_v5 {
+            return Ok(());
+        }
+        let deliveries = self.sessions.get(session).and_then(|found| found.peek_deliveries());
+        let is_known = match delivery {
+            Delivery::AtMostOnce => true,
+            Delivery::AtLeastOnce(_) => false,
+            Delivery::ExactlyOnce(id) => deliveries.is_some_and(|found| found.has_received(id)),
+        };
+        if is_known {
+            return Ok(());
+        }
+        self.stats.memory.publishes_refused += 1;
+        Err(Refusal::OutOfMemory)
     }
 
     fn check_publish(&self, publish: &Publish<'_>, qos: QoS) -> Result<(), Refusal> {
@@ -201,6 +232,10 @@ impl Shard {
         }
         let limits = &self.config.limits;
         let is_new = self.retained.get(topic.as_str()).is_none();
+        let is_short = self.memory.level() >= MemoryLevel::Short;
+        if is_new && is_short && message.qos() == QoS::AtMostOnce {
+            return self.stats.ledger.drop(Dropped::Memory);
+        }
         let is_full = is_new && self.retained.count() >= limits.retained_count_max as usize
             || self.retained.bytes() + message.size() > limits.retained_bytes_max;
         if is_full {
