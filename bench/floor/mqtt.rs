@@ -91,3 +91,49 @@ fn encoded(packet: &Packet<'_>, version: Version) -> Vec<u8> {
     packet.encode(version, &mut bytes);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::Relay;
+
+    const CONNECT: &[u8] = b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01c";
+    const SUBSCRIBE: &[u8] = b"\x82\x06\0\x07\0\x01t\x01";
+    /// Topic t, Packet Identifier 1, payload hi; at QoS 1.
+    const PUBLISH: &[u8] = b"\x32\x07\0\x01t\0\x01hi";
+
+    fn written(relay: &mut Relay) -> Vec<(u32, Vec<u8>)> {
+        std::iter::from_fn(|| {
+            let (index, bytes) = relay.next_write()?;
+            relay.written(index, Vec::new());
+            Some((index, bytes))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_pair_hears_its_acknowledgements_and_then_each_other() {
+        let mut relay = Relay::for_mqtt();
+        for client in [0, 1] {
+            relay.open(client);
+            relay.received(client, CONNECT);
+            assert_eq!(written(&mut relay), [(client, b"\x20\x02\0\0".to_vec())]);
+        }
+        relay.received(1, SUBSCRIBE);
+        assert_eq!(written(&mut relay), [(1, b"\x90\x03\0\x07\x01".to_vec())]);
+        // Cut anywhere: what follows is copied whatever it is.
+        relay.received(0, &PUBLISH[..6]);
+        relay.received(0, &PUBLISH[6..]);
+        assert_eq!(written(&mut relay), [(1, PUBLISH.to_vec())]);
+        let acknowledgement = b"\x40\x02\0\x01";
+        relay.received(1, acknowledgement);
+        assert_eq!(written(&mut relay), [(0, acknowledgement.to_vec())]);
+    }
+
+    #[test]
+    fn a_topic_is_read_before_its_message_is_whole() {
+        assert_eq!(topic_of(b"\x30\x80\x80\x04\0\x03a/bxxxx"), Some(&b"a/b"[..]));
+        assert_eq!(topic_of(b"\x30\x80\x80\x04\0\x03a/"), None);
+        assert_eq!(topic_of(b"\x30\x80\x80\x80\x80"), None);
+    }
+}

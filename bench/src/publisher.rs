@@ -187,3 +187,34 @@ fn topic_of(plan: &Plan, topic: &str, publisher: u32, sequence: u32) -> String {
     let (filter, subscriber) = (at / subscribers, at % subscribers);
     topic.replace("%s", &subscriber.to_string()).replace("%f", &filter.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::{cli::Cli, subscriber::Subscriber};
+
+    fn plan(line: &str) -> Plan {
+        let cli = Cli::try_parse_from(line.split(' ')).expect("a lawful line");
+        Plan::of(&cli.command).expect("an address").remove(0)
+    }
+
+    #[test]
+    fn as_many_messages_as_there_are_filters_fit_each_filter_once() {
+        let plan = plan("b subscriptions -c 7 --each 130");
+        let mut filters = HashSet::new();
+        for number in 0..plan.subscribers {
+            let mut subscriber = Subscriber::new(number);
+            while subscriber.has_more_filters(&plan) {
+                filters.extend(subscriber.next_filters(&plan));
+            }
+        }
+        let topics: HashSet<_> =
+            (0..7 * 130).map(|sequence| topic_of(&plan, &plan.topic, 3, sequence)).collect();
+        assert_eq!(filters.len(), 7 * 130);
+        assert_eq!(topics, filters);
+    }
+}
