@@ -2,7 +2,7 @@
 //! ring and on a plain edge-triggered epoll loop, under the same load.
 //!
 //! `floor` runs every scenario on every server, interleaved, and prints a table; `floor
-//! SCENARIO…` runs some. The server is a child process on the first allowed core, the load
+//! SCENARIO…` runs some; `floor mqtt PORT` is the ring relay for `octopus-bench compare`. The server is a child process on the first allowed core, the load
 //! runs on the last. Results are kept in `bench/results`.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -11,6 +11,7 @@
 mod net;
 
 mod load;
+mod mqtt;
 mod plain;
 mod relay;
 mod ring;
@@ -35,6 +36,7 @@ fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", kind, core] => serve(kind, core.parse()?),
+        ["mqtt", port] => serve_mqtt(port.parse()?),
         ref wanted => compare(wanted),
     }
 }
@@ -48,6 +50,14 @@ fn serve(kind: &str, core: usize) -> Result<(), Error> {
     }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     std::process::exit(0);
+}
+
+/// Serves MQTT clients until it is killed, on the cores it was started on.
+fn serve_mqtt(port: u16) -> Result<(), Error> {
+    ring::spawn_mqtt(port)?;
+    loop {
+        std::thread::park();
+    }
 }
 
 /// The first and the last core this process may use: the server's and the load's.

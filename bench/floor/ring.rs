@@ -18,6 +18,12 @@ struct RingRelay {
     ids: Vec<ConnectionId>,
 }
 
+impl RingRelay {
+    fn for_mqtt() -> Self {
+        Self { relay: Relay::for_mqtt(), ids: Vec::new() }
+    }
+}
+
 impl Service for RingRelay {
     fn handle(&mut self, input: Input<'_>, _now: Instant) {
         match input {
@@ -51,18 +57,31 @@ impl Service for RingRelay {
 /// Starts it on one shard; it lives as long as the process. `options` is `ring`, or `ring`
 /// with settings to compare: `ring,buffers=64,bytes=16384`.
 pub(crate) fn spawn(options: &str) -> Result<SocketAddr, Error> {
+    launch("127.0.0.1:0".parse()?, tuning(options)?, RingRelay::default)
+}
+
+/// Starts it for MQTT clients on a port of the loopback.
+pub(crate) fn spawn_mqtt(port: u16) -> Result<SocketAddr, Error> {
+    launch(([127, 0, 0, 1], port).into(), Tuning::default(), RingRelay::for_mqtt)
+}
+
+fn launch(
+    address: SocketAddr,
+    tuning: Tuning,
+    relay: fn() -> RingRelay,
+) -> Result<SocketAddr, Error> {
     let config = NodeConfig {
         shards: Some(1),
         listeners: vec![ListenerConfig {
             id: ListenerId(0),
-            address: Address::Tcp("127.0.0.1:0".parse()?),
+            address: Address::Tcp(address),
             backlog: 1024,
             layers: octopus_runtime::stream::Layers::default(),
         }],
-        tuning: tuning(options)?,
+        tuning,
         ..NodeConfig::default()
     };
-    let node = start(&config, |_, _, _| RingRelay::default())?;
+    let node = start(&config, move |_, _, _| relay())?;
     let address = node.addresses()[0].tcp().ok_or("it listens on TCP")?;
     std::mem::forget(node);
     Ok(address)

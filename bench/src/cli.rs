@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use octopus_mqtt::{QoS, Version};
 
 use crate::compare::CompareOptions;
@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Idle(IdleOptions),
     /// Publish retained messages, then time their replay to one new subscription
     Retained(RetainedOptions),
+    /// Queue messages for sessions whose clients are away, then time their delivery
+    Offline(OfflineOptions),
+    /// Pick few subscriptions out of many with each message
+    Subscriptions(SubscriptionsOptions),
     /// Run brokers interleaved on the same loads and print their ratios
     Compare(CompareOptions),
 }
@@ -62,6 +66,8 @@ impl Command {
             Self::Shared(o) => &o.common,
             Self::Idle(o) => &o.load.clients.common,
             Self::Retained(o) => &o.common,
+            Self::Offline(o) => &o.clients.common,
+            Self::Subscriptions(o) => &o.load.clients.common,
             Self::Compare(_) => return None,
         })
     }
@@ -186,7 +192,7 @@ pub(crate) struct Clients {
     #[command(flatten)]
     pub common: Common,
     /// Number of clients, pairs, or of the many [default: conn, sub and pub 1000, storm and idle
-    /// 10000, fanout 500, fanin 100, pairs 50, latency 10]
+    /// 10000, fanout 500, fanin 100, pairs 50, latency 10, offline 200, subscriptions 1000]
     #[arg(short, long)]
     pub count: Option<usize>,
 }
@@ -259,6 +265,42 @@ pub(crate) struct RetainedOptions {
     /// Leave the retained messages in the broker
     #[arg(long)]
     pub keep: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OfflineOptions {
+    #[command(flatten)]
+    pub clients: Clients,
+    #[command(flatten)]
+    pub traffic: Traffic,
+    /// Messages queued for each session
+    #[arg(long, default_value_t = 500)]
+    pub messages: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SubscriptionsOptions {
+    #[command(flatten)]
+    pub load: TrafficOf,
+    /// Filters of each subscriber; a message fits one of all
+    #[arg(long, default_value_t = 1000)]
+    pub each: usize,
+    /// What the filters hold
+    #[arg(long, value_enum, default_value = "exact")]
+    pub wildcard: Wildcard,
+    #[arg(long, default_value_t = 10)]
+    pub publishers: usize,
+}
+
+/// The wildcard in each of many filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wildcard {
+    /// None.
+    Exact,
+    /// `+` for the last level but one.
+    Plus,
+    /// `#` behind all levels.
+    Hash,
 }
 
 fn version(text: &str) -> Result<Version, String> {

@@ -6,6 +6,8 @@
 //! within one run.
 
 mod broker;
+mod definition;
+mod place;
 mod scenario;
 mod table;
 
@@ -22,8 +24,9 @@ use serde::Serialize;
 use crate::{
     cli::{Cli, seconds},
     compare::{
-        broker::{Broker, Definition},
-        scenario::Scenario,
+        broker::Broker,
+        definition::Definition,
+        scenario::{Cores, Scenario},
     },
     plan::Plan,
     report::Outcome,
@@ -36,28 +39,29 @@ pub(crate) struct CompareOptions {
     /// Scenarios by name, `*` for any text, separated by commas; `list` tells their names
     #[arg(short, long, value_delimiter = ',', default_value = "*")]
     pub scenario: Vec<String>,
-    /// Brokers built in, the one to compare with the others first: octopus, mosquitto
+    /// Brokers, the one to compare with the others first: octopus, floor, mosquitto, flashmq,
+    /// rumqttd, rmqtt, nanomq
     #[arg(short, long, value_delimiter = ',', default_value = "octopus,mosquitto")]
     pub broker: Vec<String>,
-    /// Another broker as name=command; {port} stands for the port, {dir} for a directory of its
-    /// own, {config} for the file made by --config
+    /// Another broker as name=command; {port} stands for the port, {http} for another, {dir} for
+    /// a directory of its own, {threads} for their number, {config} for the file made by --config
     #[arg(long)]
     pub peer: Vec<String>,
-    /// Configuration of a broker as name=file; {port} and {dir} in it are replaced
+    /// Configuration of a broker as name=file; the same is replaced in it
     #[arg(long)]
     pub config: Vec<String>,
-    /// Program of the built-in octopus
-    #[arg(long, default_value = "target/release/octopus")]
-    pub octopus: PathBuf,
-    /// Program of the built-in mosquitto
-    #[arg(long, default_value = "/usr/sbin/mosquitto")]
-    pub mosquitto: PathBuf,
+    /// Program of a broker as name=path, where it is not the usual one
+    #[arg(long)]
+    pub program: Vec<String>,
     /// How often each broker runs each scenario
     #[arg(short, long, default_value_t = 3)]
     pub rounds: usize,
     /// Seconds to measure
     #[arg(short, long, value_parser = seconds, default_value = "5")]
     pub duration: Duration,
+    /// Seconds of load before measuring
+    #[arg(long, value_parser = seconds, default_value = "1")]
+    pub warmup: Duration,
     /// Short measurements on smaller loads: to see that everything works, not for figures
     #[arg(long)]
     pub quick: bool,
@@ -82,6 +86,8 @@ pub(crate) struct Sample {
     pub case: &'static str,
     pub round: usize,
     pub command: String,
+    /// Whether the clients are where the scenario wants them; `None` if it does not care.
+    pub placed: Option<bool>,
     /// Seconds since 1970.
     pub time_s: u64,
     pub machine: String,
@@ -111,24 +117,71 @@ pub(crate) fn compare(options: &CompareOptions) -> io::Result<bool> {
         return Ok(true);
     }
     let scenarios = scenario::chosen(&options.scenario)?;
-    let brokers = broker::definitions(options)?;
+    let brokers = definition::definitions(options)?;
     system::raise_open_files();
     system::pin(&options.load_cpu)?;
     writeln!(io::stdout(), "{}", heading(options))?;
     let mut kept = true;
     for scenario in scenarios {
-        let mut samples = Vec::new();
-        for round in 0..options.rounds.max(1) {
-            for definition in &brokers {
-                let sample = sample(options, scenario, definition, round)?;
-                kept &= sample.outcome.broken.is_empty();
-                record(options, &sample)?;
-                samples.push(sample);
-            }
-        }
-        writeln!(io::stdout(), "\n{}", table::markdown(scenario, &brokers, &samples))?;
+        let found = play(options, scenario, &brokers)?;
+        kept &= found.samples.iter().all(|sample| sample.outcome.broken.is_empty());
+        writeln!(io::stdout(), "\n{}", table::markdown(scenario, &brokers, &found))?;
     }
     Ok(kept)
+}
+
+/// What came of one scenario.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub samples: Vec<Sample>,
+    pub absent: Vec<Absent>,
+}
+
+/// A broker that could not play a scenario; as JSON one line.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Absent {
+    pub broker: String,
+    pub case: &'static str,
+    /// Why not.
+    pub cannot: String,
+    pub commit: String,
+}
+
+/// Runs every broker once in each round; one that cannot play is left out from then on.
+fn play(
+    options: &CompareOptions,
+    scenario: &'static Scenario,
+    brokers: &[Definition],
+) -> io::Result<Found> {
+    let mut found = Found::default();
+    for round in 0..options.rounds.max(1) {
+        for definition in brokers {
+            if found.absent.iter().any(|absent| absent.broker == definition.name) {
+                continue;
+            }
+            let sample = match definition.cannot(scenario.name) {
+                Some(reason) => Err(io::Error::other(reason)),
+                None => sample(options, scenario, definition, round),
+            };
+            match sample {
+                Ok(sample) => {
+                    record(options, &sample)?;
+                    found.samples.push(sample);
+                }
+                Err(reason) => {
+                    let absent = Absent {
+                        broker: definition.name.clone(),
+                        case: scenario.name,
+                        cannot: reason.to_string(),
+                        commit: options.commit.clone(),
+                    };
+                    record(options, &absent)?;
+                    found.absent.push(absent);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn heading(options: &CompareOptions) -> String {
@@ -150,15 +203,22 @@ fn unix_time_s() -> u64 {
 /// Starts the broker, loads it, and looks at what it used.
 fn sample(
     options: &CompareOptions,
-    scenario: &Scenario,
+    scenario: &'static Scenario,
     definition: &Definition,
     round: usize,
 ) -> io::Result<Sample> {
-    let broker = Broker::start(definition, &options.broker_cpu, &options.load_cpu)?;
-    let command = command_line(options, scenario, broker.port());
+    let [broker_cores, load_cores] = cores(options, scenario);
+    let broker = Broker::start(definition, scenario.threads, &broker_cores, &load_cores)?;
+    let command = command_line(options, scenario, broker.port(), &load_cores);
     let cli = Cli::try_parse_from(command.split(' ')).map_err(io::Error::other)?;
     let mut last = None;
-    for plan in Plan::of(&cli.command)? {
+    let mut placed = None;
+    for mut plan in Plan::of(&cli.command)? {
+        if let Some(place) = scenario.place {
+            let client_ids = place::client_ids(&broker, plan.publishers, place)?;
+            placed = Some(client_ids.is_some());
+            plan.client_ids = client_ids.unwrap_or_default().into();
+        }
         last = Some(observe(&broker, plan)?);
     }
     let (outcome, looks) = last.ok_or_else(|| io::Error::other("the scenario runs nothing"))?;
@@ -177,6 +237,7 @@ fn sample(
         case: scenario.name,
         round,
         command,
+        placed,
         time_s: unix_time_s(),
         machine: system::machine(),
         commit: options.commit.clone(),
@@ -190,14 +251,31 @@ fn sample(
     })
 }
 
+/// The cores of the broker and those of the generator.
+fn cores(options: &CompareOptions, scenario: &Scenario) -> [Vec<usize>; 2] {
+    match scenario.cores {
+        Cores::Apart => [options.broker_cpu.clone(), options.load_cpu.clone()],
+        Cores::Together => {
+            let all = [&options.broker_cpu[..], &options.load_cpu[..]].concat();
+            [all.clone(), all]
+        }
+    }
+}
+
 /// The load as one would type it, so that a single run can be repeated by hand.
-fn command_line(options: &CompareOptions, scenario: &Scenario, port: u16) -> String {
-    let cores: Vec<_> = options.load_cpu.iter().map(ToString::to_string).collect();
+fn command_line(
+    options: &CompareOptions,
+    scenario: &Scenario,
+    port: u16,
+    load_cores: &[usize],
+) -> String {
+    let cores: Vec<_> = load_cores.iter().map(ToString::to_string).collect();
     let load = if options.quick { scenario.quick } else { scenario.load };
     let duration = if options.quick { 1.0 } else { options.duration.as_secs_f64() };
     format!(
-        "octopus-bench {load} --port {port} --duration {duration} --threads {} --cpu {} --quiet",
-        cores.len(),
+        "octopus-bench {load} --port {port} --duration {duration} --warmup {} --threads {} --cpu {} --quiet",
+        options.warmup.as_secs_f64(),
+        options.load_cpu.len(),
         cores.join(","),
     )
 }
@@ -233,8 +311,8 @@ fn observe(broker: &Broker, plan: Plan) -> io::Result<(Outcome, Looks)> {
     Ok((outcome, looks))
 }
 
-fn record(options: &CompareOptions, sample: &Sample) -> io::Result<()> {
+fn record(options: &CompareOptions, line: &impl Serialize) -> io::Result<()> {
     let Some(path) = &options.output else { return Ok(()) };
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    writeln!(file, "{}", serde_json::to_string(sample).map_err(io::Error::other)?)
+    writeln!(file, "{}", serde_json::to_string(line).map_err(io::Error::other)?)
 }

@@ -24,6 +24,8 @@ pub(crate) struct Connection {
     pub partial: Vec<u8>,
     /// When `connect` was called.
     pub started_ns: u64,
+    /// When it last came nearer to being ready.
+    pub moved_ns: u64,
     /// When something was last sent.
     pub last_sent_ns: u64,
     /// The socket takes no more until it reports writable.
@@ -42,7 +44,7 @@ pub(crate) enum State {
 
 pub(crate) enum Role {
     Publisher(Box<Publisher>),
-    Subscriber { filter: String, check: Box<Subscriber> },
+    Subscriber(Box<Subscriber>),
     Idle,
 }
 
@@ -104,6 +106,7 @@ impl Connection {
             out_sent: 0,
             partial: Vec::new(),
             started_ns: now,
+            moved_ns: now,
             last_sent_ns: now,
             write_blocked: true,
             is_dirty: false,
@@ -136,14 +139,31 @@ impl Connection {
         }
     }
 
-    /// Appends the SUBSCRIBE and waits for its SUBACK.
+    /// Appends a SUBSCRIBE, of several if there are many filters, and waits for its SUBACK.
     pub(crate) fn subscribe(&mut self, context: &Context) -> Result<(), Failure> {
-        let Role::Subscriber { filter, .. } = &self.role else { return Ok(()) };
+        let Role::Subscriber(subscriber) = &mut self.role else { return Ok(()) };
         let plan = &context.plan;
-        wire::subscribe(filter, plan.qos, plan.version, &mut self.out)
-            .map_err(|error| Failure::Topic(format!("filter {filter}: {error}")))?;
+        let filters = subscriber.next_filters(plan);
+        wire::subscribe(&filters, plan.qos, plan.version, &mut self.out)
+            .map_err(|error| Failure::Topic(format!("filter {}: {error}", plan.filter)))?;
         self.state = State::AwaitSubAck;
+        self.moved_ns = context.now;
         Ok(())
+    }
+
+    fn handle_sub_ack(&mut self, codes: &[u8], context: &mut Context) -> Result<(), Failure> {
+        if let Some(&code) = codes.iter().find(|&&code| code >= 0x80) {
+            return Err(Failure::SubscriptionRefused(code));
+        }
+        match &self.role {
+            Role::Subscriber(subscriber) if subscriber.has_more_filters(&context.plan) => {
+                self.subscribe(context)
+            }
+            _ => {
+                self.become_ready(context);
+                Ok(())
+            }
+        }
     }
 
     /// Bytes that were taken wait in TLS.
@@ -191,10 +211,10 @@ impl Connection {
     fn handle_packet(&mut self, packet: &Packet<'_>, context: &mut Context) -> Result<(), Failure> {
         match packet {
             Packet::Publish(publish) => {
-                let Role::Subscriber { check, .. } = &mut self.role else {
+                let Role::Subscriber(subscriber) = &mut self.role else {
                     return Err(Failure::UnexpectedPacket);
                 };
-                check.receive(publish.payload, context);
+                subscriber.receive(publish.payload, context);
                 match publish.delivery {
                     Delivery::AtMostOnce => {}
                     Delivery::AtLeastOnce(id) => self.acknowledge(AckKind::PubAck, id, context),
@@ -220,13 +240,7 @@ impl Connection {
                 self.handle_accepted(receive_max, context)
             }
             Packet::SubAck(ack) if self.state == State::AwaitSubAck => {
-                match ack.reasons.iter().find(|&&code| code >= 0x80) {
-                    Some(&code) => Err(Failure::SubscriptionRefused(code)),
-                    None => {
-                        self.become_ready(context);
-                        Ok(())
-                    }
-                }
+                self.handle_sub_ack(ack.reasons, context)
             }
             Packet::Disconnect(disconnect) => Err(Failure::Disconnected(disconnect.reason)),
             Packet::PingResp => Ok(()),
@@ -238,11 +252,11 @@ impl Connection {
         context.stats.connect.record_ns(context.now.saturating_sub(self.started_ns));
         context.connecting -= 1;
         match &mut self.role {
-            Role::Subscriber { .. } if context.plan.replay.is_none() => {
+            Role::Subscriber(_) if context.plan.replay.is_none() => {
                 return self.subscribe(context);
             }
             Role::Publisher(publisher) => publisher.limit_inflight(receive_max),
-            Role::Subscriber { .. } | Role::Idle => {}
+            Role::Subscriber(_) | Role::Idle => {}
         }
         self.become_ready(context);
         Ok(())

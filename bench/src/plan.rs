@@ -1,8 +1,11 @@
 //! What one run does, worked out from the command line: clients, topics, pace and bounds.
 
+mod held;
+
 use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,9 +13,10 @@ use octopus_mqtt::{QoS, Version};
 
 use crate::{
     cli::{
-        Command, Common, IdleOptions, PubOptions, RetainedOptions, SharedOptions, SubOptions,
-        Traffic,
+        Command, Common, IdleOptions, PubOptions, SharedOptions, SubOptions, SubscriptionsOptions,
+        Traffic, Wildcard,
     },
+    context::Phase,
     stamp::Stamp,
     tls,
 };
@@ -30,7 +34,10 @@ pub(crate) struct Plan {
     pub version: Version,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// Client Identifier; `%i` the number of the client, `%r` that of the run.
     pub client_id: String,
+    /// Client Identifiers of the first clients, publishers first; `client_id` is for the others.
+    pub client_ids: Arc<[String]>,
     pub clean_start: bool,
     pub keep_alive_s: u16,
 
@@ -38,10 +45,13 @@ pub(crate) struct Plan {
     pub subscribers: usize,
     /// Clients that only connect.
     pub idle: usize,
-    /// Topic Name of a publisher; `%i` its number, `%n` that of the message.
+    /// Topic Name of a publisher; `%i` its number, `%n` that of the message. `%s` and `%f` are
+    /// the numbers of a subscriber and of one of its filters: another one with each message.
     pub topic: String,
-    /// Topic Filter of a subscriber; `%i` its number.
+    /// Topic Filter of a subscriber; `%i` its number, `%f` that of the filter.
     pub filter: String,
+    /// Filters of each subscriber.
+    pub filters_each: usize,
     pub qos: QoS,
     pub payload: Vec<u8>,
     pub retain: bool,
@@ -53,8 +63,8 @@ pub(crate) struct Plan {
     pub window: usize,
     /// Messages of all publishers after which the run ends.
     pub limit: Option<u64>,
-    /// Subscribe when measuring begins, and end when this many messages have come.
-    pub replay: Option<u64>,
+    /// The messages to come are in the broker already.
+    pub replay: Option<Replay>,
 
     pub threads: usize,
     pub cores: Vec<usize>,
@@ -64,6 +74,22 @@ pub(crate) struct Plan {
     pub duration: Duration,
     pub drain: Duration,
     pub quiet: bool,
+}
+
+/// Messages that the broker has when the run begins: it ends when they have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replay {
+    pub count: u64,
+    pub caused_by: Cause,
+}
+
+/// What a subscriber does when measuring begins, so that it gets what waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It is connected, and subscribes.
+    Subscribe,
+    /// It connects, to a session that has its subscriptions.
+    Connect,
 }
 
 /// Who gets a published message among the subscribers of this process.
@@ -109,6 +135,8 @@ impl Plan {
             Command::Shared(o) => Self::shared(o)?,
             Command::Idle(o) => Self::idle(o)?,
             Command::Retained(o) => return Self::retained(o),
+            Command::Offline(o) => return Self::offline(o),
+            Command::Subscriptions(o) => Self::subscriptions(o)?,
             Command::Compare(_) => return Ok(Vec::new()),
         }])
     }
@@ -127,6 +155,7 @@ impl Plan {
             username: broker.username.clone(),
             password: broker.password.clone(),
             client_id: broker.client_id.clone(),
+            client_ids: Arc::default(),
             clean_start: !broker.no_clean,
             keep_alive_s: broker.keep_alive,
             publishers: 0,
@@ -134,6 +163,7 @@ impl Plan {
             idle: 0,
             topic: String::new(),
             filter: String::new(),
+            filters_each: 1,
             qos: QoS::AtMostOnce,
             payload: Vec::new(),
             retain: false,
@@ -249,34 +279,23 @@ impl Plan {
         Ok(Self { idle: clients.count_or(10_000), ..plan })
     }
 
-    /// The three runs of the retained scenario: publish, replay and, unless they shall stay,
-    /// delete.
-    fn retained(options: &RetainedOptions) -> io::Result<Vec<Self>> {
-        let fill = Self {
-            publishers: 1,
-            topic: "bench/retained/%n".into(),
-            warmup: Duration::ZERO,
-            ..Self::new("retained-publish", &options.common)?
+    fn subscriptions(options: &SubscriptionsOptions) -> io::Result<Self> {
+        let (clients, traffic) = (&options.load.clients, &options.load.traffic);
+        let (topic, filter) = match options.wildcard {
+            Wildcard::Exact => ("bench/many/%s/%f", "bench/many/%i/%f"),
+            Wildcard::Plus => ("bench/many/%s/any/%f", "bench/many/%i/+/%f"),
+            Wildcard::Hash => ("bench/many/%s/%f/any", "bench/many/%i/%f/#"),
         };
-        // Acknowledged, so that all are in the broker when the replay begins.
-        let mut fill = fill.with(&options.traffic);
-        fill.qos = fill.qos.max(QoS::AtLeastOnce);
-        fill.window = options.traffic.inflight.unwrap_or(100).max(1);
-        fill.retain = true;
-        fill.limit = Some(options.count);
-        let replay = Self {
-            name: "retained-replay",
-            publishers: 0,
-            subscribers: 1,
-            filter: "bench/retained/#".into(),
-            qos: options.traffic.qos,
-            limit: None,
-            replay: Some(options.count),
+        let plan = Self {
+            publishers: options.publishers,
+            subscribers: clients.count_or(1000),
+            topic: topic.into(),
+            filter: filter.into(),
+            filters_each: options.each.max(1),
             spread: Spread::Group,
-            ..fill.clone()
+            ..Self::new("subscriptions", &clients.common)?
         };
-        let delete = Self { name: "retained-delete", payload: Vec::new(), ..fill.clone() };
-        Ok(if options.keep { vec![fill, replay] } else { vec![fill, replay, delete] })
+        Ok(plan.with(traffic))
     }
 
     /// Subscribers of this process that each published message reaches.
@@ -291,6 +310,14 @@ impl Plan {
     /// Whether payloads carry a stamp.
     pub(crate) fn is_checked(&self) -> bool {
         self.payload.len() >= Stamp::LEN
+    }
+
+    /// When clients connect.
+    pub(crate) fn connect_phase(&self) -> Phase {
+        match self.replay {
+            Some(Replay { caused_by: Cause::Connect, .. }) => Phase::Measure,
+            _ => Phase::Connect,
+        }
     }
 
     pub(crate) fn clients(&self) -> usize {
@@ -391,21 +418,11 @@ mod tests {
             ("b fanout", (1, 500, 0)),
             ("b shared --publishers 7", (7, 50, 0)),
             ("b idle --active 2", (2, 2, 10_000)),
+            ("b subscriptions", (10, 1000, 0)),
         ] {
             let plan = &plans(line)[0];
             assert_eq!((plan.publishers, plan.subscribers, plan.idle), clients, "{line}");
         }
-    }
-
-    #[test]
-    fn retained_messages_are_published_replayed_and_deleted() {
-        let runs = plans("b retained -c 10");
-        let names: Vec<_> = runs.iter().map(|plan| plan.name).collect();
-        assert_eq!(names, ["retained-publish", "retained-replay", "retained-delete"]);
-        assert_eq!(runs[0].qos, QoS::AtLeastOnce);
-        assert_eq!(runs[1].replay, Some(10));
-        assert!(runs[2].payload.is_empty() && runs[2].retain);
-        assert_eq!(plans("b retained -c 10 --keep").len(), 2);
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub(crate) struct Publisher {
 
 enum Topic {
     Fixed(Template),
-    /// Holds `%n`, the number of the message.
-    Numbered(String),
+    /// Another one with each message: holds `%n`, or `%s` and `%f`.
+    Varying(String),
 }
 
 /// Bytes in the out buffer from which no more messages are put in: one large write.
@@ -46,8 +46,9 @@ impl Publisher {
     pub(crate) fn new(plan: &Plan, number: usize) -> Result<Self, String> {
         let topic = plan.topic.replace("%i", &number.to_string());
         let invalid = |error| format!("topic {topic}: {error}");
-        let template = Template::new(plan, &topic.replace("%n", "0")).map_err(invalid)?;
-        let numbered = topic.contains("%n");
+        let first = topic_of(plan, &topic, number as u32, 0);
+        let varies = first != topic;
+        let template = Template::new(plan, &first).map_err(invalid)?;
         let ids = if plan.qos == QoS::AtMostOnce { 0 } else { plan.window as u16 };
         let left = plan.limit.map_or(u64::MAX, |limit| {
             let (each, rest) = (limit / plan.publishers as u64, limit % plan.publishers as u64);
@@ -55,7 +56,7 @@ impl Publisher {
         });
         Ok(Self {
             number: number as u32,
-            topic: if numbered { Topic::Numbered(topic) } else { Topic::Fixed(template) },
+            topic: if varies { Topic::Varying(topic) } else { Topic::Fixed(template) },
             sequence: 0,
             left,
             free_ids: (1..=ids).rev().collect(),
@@ -159,9 +160,9 @@ impl Publisher {
         }
         match &self.topic {
             Topic::Fixed(template) => template.append(packet_id, &stamp, out),
-            Topic::Numbered(topic) => {
-                let topic = topic.replace("%n", &self.sequence.to_string());
-                // `new` proved the text around the number to be a Topic Name.
+            Topic::Varying(topic) => {
+                let topic = topic_of(&context.plan, topic, self.number, sequence);
+                // `new` proved the text around the numbers to be a Topic Name.
                 let template = Template::new(&context.plan, &topic).expect("a Topic Name");
                 template.append(packet_id, &stamp, out);
             }
@@ -169,5 +170,51 @@ impl Publisher {
         self.sequence += 1;
         self.left -= 1;
         context.stats.sent += 1;
+    }
+}
+
+/// The topic of message `sequence`: that number, or those of a subscriber and one of its
+/// filters, scattered so that neither recurs soon.
+fn topic_of(plan: &Plan, topic: &str, publisher: u32, sequence: u32) -> String {
+    /// A prime, larger than any number of publishers.
+    const STRIDE: u64 = 611_953;
+    if topic.contains("%n") {
+        return topic.replace("%n", &sequence.to_string());
+    }
+    let subscribers = plan.subscribers.max(1) as u64;
+    let subscriptions = subscribers * plan.filters_each as u64;
+    let at = (u64::from(publisher) + u64::from(sequence) * STRIDE) % subscriptions;
+    let (filter, subscriber) = (at / subscribers, at % subscribers);
+    topic.replace("%s", &subscriber.to_string()).replace("%f", &filter.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::{cli::Cli, subscriber::Subscriber};
+
+    fn plan(line: &str) -> Plan {
+        let cli = Cli::try_parse_from(line.split(' ')).expect("a lawful line");
+        Plan::of(&cli.command).expect("an address").remove(0)
+    }
+
+    #[test]
+    fn as_many_messages_as_there_are_filters_fit_each_filter_once() {
+        let plan = plan("b subscriptions -c 7 --each 130");
+        let mut filters = HashSet::new();
+        for number in 0..plan.subscribers {
+            let mut subscriber = Subscriber::new(number);
+            while subscriber.has_more_filters(&plan) {
+                filters.extend(subscriber.next_filters(&plan));
+            }
+        }
+        let topics: HashSet<_> =
+            (0..7 * 130).map(|sequence| topic_of(&plan, &plan.topic, 3, sequence)).collect();
+        assert_eq!(filters.len(), 7 * 130);
+        assert_eq!(topics, filters);
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Outcome {
     pub payload_bytes: usize,
     pub publishers: usize,
     pub subscribers: usize,
+    /// Filters of each subscriber.
+    pub filters_each: usize,
     pub idle: usize,
     pub threads: usize,
     pub inflight: usize,
@@ -93,6 +95,7 @@ impl Outcome {
             payload_bytes: plan.payload.len(),
             publishers: plan.publishers,
             subscribers: plan.subscribers,
+            filters_each: plan.filters_each,
             idle: plan.idle,
             threads: plan.threads,
             inflight: plan.window,
@@ -170,8 +173,8 @@ fn measured_s(plan: &Plan, measured: &Measured, stats: &Stats) -> f64 {
 }
 
 fn lost(plan: &Plan, stats: &Stats) -> u64 {
-    if let Some(count) = plan.replay {
-        return count.saturating_sub(stats.received);
+    if let Some(replay) = plan.replay {
+        return replay.count.saturating_sub(stats.received);
     }
     if plan.spread == Spread::Apart {
         return stats.missing;

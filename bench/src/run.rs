@@ -103,7 +103,9 @@ impl<'a> Coordinator<'a> {
     }
 
     fn conduct(mut self, observe: &mut dyn FnMut(Mark)) -> Measured {
-        self.wait_connected();
+        if self.plan.connect_phase() == Phase::Connect {
+            self.wait_connected();
+        }
         let connect_cpu_ns = system::own_cpu_ns() - self.cpu_before_ns;
         observe(Mark::Connected);
         if !self.plan.warmup.is_zero() {
@@ -171,8 +173,9 @@ impl<'a> Coordinator<'a> {
     fn is_over(&self, totals: &Totals) -> bool {
         let limit_reached =
             self.plan.limit.is_some() && totals.finished == self.plan.publishers as u64;
-        let replayed = self.plan.replay.is_some_and(|count| totals.received >= count);
-        totals.open == 0 || limit_reached || replayed
+        let replayed = self.plan.replay.is_some_and(|replay| totals.received >= replay.count);
+        let all_gone = totals.settled > 0 && totals.open == 0;
+        all_gone || limit_reached || replayed
     }
 
     /// Waits for what is under way, as long as any of it still comes.

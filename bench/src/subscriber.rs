@@ -7,13 +7,17 @@ use foldhash::fast::FixedState;
 use crate::{
     context::{Context, Phase},
     order::{Arrival, Seen, Stream},
-    plan::Spread,
+    plan::{Plan, Spread},
     stamp::Stamp,
 };
 
 /// Scope: one connection.
 #[derive(Default)]
 pub(crate) struct Subscriber {
+    /// Its number among the run's subscribers.
+    number: usize,
+    /// Filters it has asked for.
+    asked: usize,
     /// A stream for each publisher heard, and which it is.
     streams: Vec<(Source, Stream)>,
     index: HashMap<Source, u32, FixedState>,
@@ -28,7 +32,26 @@ struct Source {
     publisher: u32,
 }
 
+/// Filters in one SUBSCRIBE.
+const FILTERS_PER_PACKET: usize = 100;
+
 impl Subscriber {
+    pub(crate) fn new(number: usize) -> Self {
+        Self { number, ..Self::default() }
+    }
+
+    pub(crate) fn has_more_filters(&self, plan: &Plan) -> bool {
+        self.asked < plan.filters_each
+    }
+
+    /// The filters of the next SUBSCRIBE.
+    pub(crate) fn next_filters(&mut self, plan: &Plan) -> Vec<String> {
+        let first = self.asked;
+        self.asked = plan.filters_each.min(first + FILTERS_PER_PACKET);
+        let filter = plan.filter.replace("%i", &self.number.to_string());
+        (first..self.asked).map(|number| filter.replace("%f", &number.to_string())).collect()
+    }
+
     /// Takes one message's payload into the counts.
     #[inline]
     pub(crate) fn receive(&mut self, payload: &[u8], context: &mut Context) {

@@ -29,7 +29,8 @@ pub(crate) fn next_packet(
 
 /// Appends the CONNECT of client number `number`.
 pub(crate) fn connect(plan: &Plan, number: usize, out: &mut Vec<u8>) {
-    let client_id = plan.client_id.replace("%i", &number.to_string());
+    let client_id = plan.client_ids.get(number).unwrap_or(&plan.client_id);
+    let client_id = client_id.replace("%i", &number.to_string());
     let client_id = client_id.replace("%r", &format!("{:08x}", plan.run));
     let keeps = plan.version == Version::V5 && !plan.clean_start;
     let packet = Connect {
@@ -48,22 +49,25 @@ pub(crate) fn connect(plan: &Plan, number: usize, out: &mut Vec<u8>) {
     Packet::Connect(Box::new(packet)).encode(plan.version, out);
 }
 
-/// Appends a SUBSCRIBE to `filter`.
+/// Appends a SUBSCRIBE to `filters`.
 ///
 /// # Errors
-/// If `filter` is no Topic Filter.
+/// If one of them is no Topic Filter.
 pub(crate) fn subscribe(
-    filter: &str,
+    filters: &[String],
     qos: QoS,
     version: Version,
     out: &mut Vec<u8>,
 ) -> Result<(), TopicError> {
     let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
-    let filters = [SubscribeFilter { filter: TopicFilter::parse(filter)?, options }];
+    let filters: Result<Vec<_>, _> = filters
+        .iter()
+        .map(|filter| Ok(SubscribeFilter { filter: TopicFilter::parse(filter)?, options }))
+        .collect();
     let packet = Subscribe {
         packet_id: PacketId(NonZeroU16::MIN),
         properties: SubscribeProperties::default(),
-        filters: SubscribeFilters::List(&filters),
+        filters: SubscribeFilters::List(&filters?),
     };
     Packet::Subscribe(packet).encode(version, out);
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
     connection::{Connection, Failure, Role, State},
     context::{Context, Phase, Shared},
     net::{self, Poll, Ready},
-    plan::{Plan, Spread},
+    plan::{Cause, Plan, Spread},
     publisher::Publisher,
     stats::Stats,
     subscriber::Subscriber,
@@ -60,7 +60,7 @@ const READS_PER_TURN: usize = 16;
 /// How late a worker may notice a new phase.
 const TURN_MAX: Duration = Duration::from_millis(20);
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
-/// From `connect` until CONNACK and SUBACK.
+/// From `connect` until CONNACK and SUBACK, and from one SUBACK to the next.
 const READY_TIMEOUT_NS: u64 = 15_000_000_000;
 
 impl Worker {
@@ -121,7 +121,8 @@ impl Worker {
         }
         self.context.phase = phase;
         self.context.now = system::now_ns();
-        if phase == Phase::Measure && self.context.plan.replay.is_some() {
+        let replay_of = self.context.plan.replay.map(|replay| replay.caused_by);
+        if phase == Phase::Measure && replay_of == Some(Cause::Subscribe) {
             self.serve_all(|connection, context| connection.subscribe(context));
         }
         if self.context.may_send() {
@@ -158,7 +159,10 @@ impl Worker {
         if let Some(schedule) = self.schedule.as_ref().filter(|_| self.context.may_send()) {
             timeout = timeout.min(Duration::from_nanos(schedule.next_ns().saturating_sub(now)));
         }
-        if !self.waiting.is_empty() && self.context.connecting < self.connect_window() {
+        if self.context.phase == self.context.plan.connect_phase()
+            && !self.waiting.is_empty()
+            && self.context.connecting < self.connect_window()
+        {
             let wait_ns = self.next_connect_ns.saturating_sub(now);
             timeout = timeout.min(Duration::from_nanos(wait_ns));
         }
@@ -180,7 +184,7 @@ impl Worker {
 
     fn open_connections(&mut self) {
         while self.context.connecting < self.connect_window()
-            && self.context.phase == Phase::Connect
+            && self.context.phase == self.context.plan.connect_phase()
         {
             let now = system::now_ns();
             let interval_ns = self.context.plan.connect_interval.as_nanos() as u64;
@@ -338,7 +342,7 @@ impl Worker {
         let ping_after_ns = u64::from(self.context.plan.keep_alive_s) * 750_000_000;
         self.serve_all(|connection, context| {
             if connection.state != State::Ready {
-                let in_time = now < connection.started_ns + READY_TIMEOUT_NS;
+                let in_time = now < connection.moved_ns + READY_TIMEOUT_NS;
                 return if in_time { Ok(()) } else { Err(Failure::TimedOut) };
             }
             if ping_after_ns > 0 && now > connection.last_sent_ns + ping_after_ns {
@@ -378,8 +382,8 @@ impl Worker {
         let stats = &mut self.context.stats;
         self.ended += 1;
         stats.unacknowledged += connection.unacknowledged(self.context.plan.qos) as u64;
-        if let Role::Subscriber { check, .. } = &connection.role {
-            stats.missing += check.missing();
+        if let Role::Subscriber(subscriber) = &connection.role {
+            stats.missing += subscriber.missing();
         }
     }
 
@@ -456,8 +460,7 @@ fn role_of(plan: &Plan, number: usize) -> Result<Role, String> {
         return Ok(Role::Publisher(Box::new(Publisher::new(plan, number)?)));
     };
     if beyond < plan.subscribers {
-        let filter = plan.filter.replace("%i", &beyond.to_string());
-        return Ok(Role::Subscriber { filter, check: Box::<Subscriber>::default() });
+        return Ok(Role::Subscriber(Box::new(Subscriber::new(beyond))));
     }
     Ok(Role::Idle)
 }

@@ -9,11 +9,41 @@ pub(crate) struct Scenario {
     pub load: &'static str,
     /// A smaller load of the same kind.
     pub quick: &'static str,
+    pub cores: Cores,
+    /// Threads of the broker, where its number can be chosen.
+    pub threads: usize,
+    /// Where the clients of a pair are, for a broker that tells.
+    pub place: Option<Place>,
+}
+
+/// Which cores broker and generator have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cores {
+    /// Each its own.
+    Apart,
+    /// Both all of them: what needs more than there are for the broker alone.
+    Together,
+}
+
+/// Where the two clients of a pair are at home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    SameThread,
+    AcrossThreads,
 }
 
 const fn scenario(name: &'static str, load: &'static str, quick: &'static str) -> Scenario {
-    Scenario { name, load, quick }
+    Scenario { name, load, quick, cores: Cores::Apart, threads: 1, place: None }
 }
+
+impl Scenario {
+    const fn together(self, threads: usize, place: Option<Place>) -> Self {
+        Self { cores: Cores::Together, threads, place, ..self }
+    }
+}
+
+const PAIRS: &str = "pairs -c 50 -q 0";
+const PACED: &str = "pairs -c 50 -q 0 --rate 100000";
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("pairs50-q0", "pairs -c 50 -q 0", "pairs -c 10 -q 0"),
@@ -23,7 +53,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("pairs50-q1-v5", "pairs -c 50 -q 1 -V 5", "pairs -c 10 -q 1 -V 5"),
     scenario("pairs50-q0-4k", "pairs -c 50 -q 0 -s 4096", "pairs -c 10 -q 0 -s 4096"),
     scenario("pairs50-q1-4k", "pairs -c 50 -q 1 -s 4096", "pairs -c 10 -q 1 -s 4096"),
+    scenario("pairs50-q2-4k", "pairs -c 50 -q 2 -s 4096", "pairs -c 10 -q 2 -s 4096"),
     scenario("pairs50-q0-64k", "pairs -c 50 -q 0 -s 65536", "pairs -c 10 -q 0 -s 65536"),
+    scenario("pairs50-q1-64k", "pairs -c 50 -q 1 -s 65536", "pairs -c 10 -q 1 -s 65536"),
+    scenario("pairs50-q2-64k", "pairs -c 50 -q 2 -s 65536", "pairs -c 10 -q 2 -s 65536"),
     scenario("fanout500", "fanout -c 500", "fanout -c 50"),
     scenario("fanout5000", "fanout -c 5000", "fanout -c 500"),
     scenario("fanin100-q1", "fanin -c 100 -q 1", "fanin -c 10 -q 1"),
@@ -34,6 +67,33 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("storm10k", "storm -c 10000", "storm -c 500"),
     scenario("shared50", "shared", "shared --publishers 5 --subscribers 5"),
     scenario("retained100k", "retained -c 100000 --keep", "retained -c 1000 --keep"),
+    scenario("offline100k", "offline -c 200 --messages 500", "offline -c 20 --messages 50"),
+    scenario(
+        "many1k-exact",
+        "subscriptions -c 1000 --each 1 --inflight 1000",
+        "subscriptions -c 50 --each 1 --inflight 100",
+    ),
+    scenario(
+        "many1m-exact",
+        "subscriptions -c 1000 --each 1000 --inflight 1000",
+        "subscriptions -c 50 --each 200 --inflight 100",
+    ),
+    scenario(
+        "many1m-plus",
+        "subscriptions -c 1000 --each 1000 --inflight 1000 --wildcard plus",
+        "subscriptions -c 50 --each 200 --inflight 100 --wildcard plus",
+    ),
+    scenario(
+        "many1m-hash",
+        "subscriptions -c 1000 --each 1000 --inflight 1000 --wildcard hash",
+        "subscriptions -c 50 --each 200 --inflight 100 --wildcard hash",
+    ),
+    scenario("threads1", PAIRS, PAIRS).together(1, None),
+    scenario("threads2-same", PAIRS, PAIRS).together(2, Some(Place::SameThread)),
+    scenario("threads2-across", PAIRS, PAIRS).together(2, Some(Place::AcrossThreads)),
+    scenario("threads1-rate", PACED, PACED).together(1, None),
+    scenario("threads2-same-rate", PACED, PACED).together(2, Some(Place::SameThread)),
+    scenario("threads2-across-rate", PACED, PACED).together(2, Some(Place::AcrossThreads)),
 ];
 
 /// The scenarios whose name fits one of `patterns`.
@@ -51,7 +111,7 @@ pub(crate) fn chosen(patterns: &[String]) -> io::Result<Vec<&'static Scenario>> 
 }
 
 /// Whether `name` is `pattern`, where each `*` stands for any text.
-fn fits(pattern: &str, name: &str) -> bool {
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    compare::{Sample, broker::Definition, scenario::Scenario},
+    compare::{Found, Sample, definition::Definition, scenario::Scenario},
     stats::Percentiles,
 };
 
@@ -22,9 +22,11 @@ const COLUMNS: &[Column] = &[
     Column { name: "p50 µs", figure: |s| Some(times(s)?.p50_us as f64), digits: 0 },
     Column { name: "p99 µs", figure: |s| Some(times(s)?.p99_us as f64), digits: 0 },
     Column { name: "p99.9 µs", figure: |s| Some(times(s)?.p999_us as f64), digits: 0 },
-    Column { name: "connects/s", figure: |s| Some(s.outcome.connects_per_s), digits: 0 },
-    Column { name: "CPU µs/connect", figure: |s| s.connect_cpu_us, digits: 1 },
-    Column { name: "B/connection", figure: |s| s.connection_bytes, digits: 0 },
+    Column { name: "connects/s", figure: connects_per_s, digits: 0 },
+    Column { name: "CPU µs/connect", figure: |s| per_client(s, s.connect_cpu_us), digits: 1 },
+    Column { name: "B/connection", figure: |s| per_client(s, s.connection_bytes), digits: 0 },
+    Column { name: "CPU µs/filter", figure: |s| per_filter(s, s.connect_cpu_us), digits: 2 },
+    Column { name: "B/filter", figure: |s| per_filter(s, s.connection_bytes), digits: 0 },
     Column { name: "RSS MiB", figure: |s| Some(s.resident_bytes as f64 / 1_048_576.0), digits: 1 },
     Column { name: "generator busy %", figure: |s| Some(s.outcome.load_busy * 100.0), digits: 0 },
 ];
@@ -35,13 +37,31 @@ fn messages_per_s(sample: &Sample) -> Option<f64> {
     (rate > 0.0).then_some(rate)
 }
 
+fn connects_per_s(sample: &Sample) -> Option<f64> {
+    per_client(sample, Some(sample.outcome.connects_per_s))
+}
+
+/// `figure`, unless most of it is for the client's many filters.
+fn per_client(sample: &Sample, figure: Option<f64>) -> Option<f64> {
+    figure.filter(|_| sample.outcome.filters_each <= 1)
+}
+
+/// `figure` divided among the client's filters, where those are many. Clients that only publish
+/// are too few to count.
+fn per_filter(sample: &Sample, figure: Option<f64>) -> Option<f64> {
+    let outcome = &sample.outcome;
+    let filters = (outcome.filters_each * outcome.subscribers) as f64;
+    Some(figure? * outcome.connected as f64 / filters).filter(|_| outcome.filters_each > 1)
+}
+
 fn times(sample: &Sample) -> Option<&Percentiles> {
     sample.outcome.latency.as_ref().or(sample.outcome.acknowledge.as_ref())
 }
 
 /// One row per broker with the medians of its runs; in the rows below the first, the ratio to
-/// the first stands behind each figure. Broken promises follow the table.
-pub(crate) fn markdown(scenario: &Scenario, brokers: &[Definition], samples: &[Sample]) -> String {
+/// the first stands behind each figure. Who could not play and broken promises follow the table.
+pub(crate) fn markdown(scenario: &Scenario, brokers: &[Definition], found: &Found) -> String {
+    let samples = &found.samples;
     let names: Vec<_> = brokers.iter().map(|broker| broker.name.as_str()).collect();
     let of = |name: &str| samples.iter().filter(|sample| sample.broker == name).collect::<Vec<_>>();
     let rows: Vec<(&str, Vec<Option<f64>>)> =
@@ -57,6 +77,13 @@ pub(crate) fn markdown(scenario: &Scenario, brokers: &[Definition], samples: &[S
         let cell = |at: usize| cell(row[at], first.and_then(|first| first[at]), COLUMNS[at].digits);
         write_row(&mut text, name, shown.iter().map(|&at| cell(at)));
     }
+    for absent in &found.absent {
+        let _ = write!(text, "\nCANNOT: {}: {}", absent.broker, absent.cannot);
+    }
+    let unplaced = samples.iter().filter(|s| s.round == 0 && s.placed == Some(false));
+    unplaced.for_each(|sample| {
+        let _ = write!(text, "\nNOT PLACED: {}: it does not tell where clients are", sample.broker);
+    });
     for sample in samples.iter().filter(|sample| !sample.outcome.broken.is_empty()) {
         let broken = sample.outcome.broken.join(", ");
         let _ = write!(text, "\nBROKEN: {} in round {}: {broken}", sample.broker, sample.round);

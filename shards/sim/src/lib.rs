@@ -12,6 +12,7 @@
 mod client;
 mod fuzz;
 mod hub;
+mod mesh;
 mod node;
 mod random;
 mod run;
@@ -20,6 +21,7 @@ mod socket;
 pub use client::{Client, Received, connect};
 pub use fuzz::fuzz_operations;
 pub use hub::{AuthPolicy, Hub};
+pub use mesh::Traffic;
 pub use node::{Node, NodeConfig};
 pub use random::Random;
 pub use run::{Failure, Options, Report, run, shrink};

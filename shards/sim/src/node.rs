@@ -15,6 +15,7 @@ use octopus_engine::{
 use octopus_mqtt::ReasonCode;
 
 use crate::hub::Hub;
+use crate::mesh::Traffic;
 use crate::socket::{Intake, Socket, SocketId, Writing};
 
 /// How long a closed connection may still take its last bytes, as in the real driver.
@@ -65,6 +66,7 @@ pub struct Node {
     now: Instant,
     opened: usize,
     notices: Vec<(ShardId, Notice)>,
+    traffic: Traffic,
 }
 
 /// One shard and what lies around it.
@@ -112,6 +114,7 @@ impl Node {
             now: Instant::default(),
             opened: 0,
             notices: Vec::new(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -283,6 +286,11 @@ impl Node {
         self.seats.iter().map(|seat| seat.engine.stats()).collect()
     }
 
+    /// What shards have sent each other since the last call.
+    pub fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
+    }
+
     /// Whether invariant 5 holds on every shard.
     pub fn ledger_holds(&self) -> bool {
         self.seats.iter().all(|seat| seat.engine.stats().ledger.holds())
@@ -425,6 +433,7 @@ impl Node {
             Output::Send { to: Peer::Shard(to), envelope } => {
                 assert_ne!(to, shard, "a shard sends nothing to itself");
                 let inbox = &mut self.seats[usize::from(to.0)].inbox;
+                self.traffic.count(&envelope, inbox.len() + 1);
                 inbox.push_back((Peer::Shard(shard), envelope));
             }
             Output::Notice(notice) => self.notices.push((shard, *notice)),
