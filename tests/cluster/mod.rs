@@ -4,11 +4,14 @@
 mod cases;
 mod client;
 mod group;
+mod history;
+mod network;
 mod sessions;
 
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = cases::all().into_iter().chain(sessions::all());
+    let cases = cases::all().into_iter().chain(sessions::all()).chain(history::all());
+    let cases = cases.chain(network::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }
