@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use octopus_mqtt::{QoS, Version};
 
-use crate::compare::CompareOptions;
+use crate::{cluster::ClusterOptions, compare::CompareOptions};
 
 /// Load generator for MQTT brokers: many clients, little CPU, every message checked.
 ///
@@ -45,12 +45,14 @@ pub(crate) enum Command {
     Idle(IdleOptions),
     /// Publish retained messages, then time their replay to one new subscription
     Retained(RetainedOptions),
+    /// Start groups of nodes with a Redis of their own and measure what crosses between them
+    Cluster(ClusterOptions),
     /// Run brokers interleaved on the same loads and print their ratios
     Compare(CompareOptions),
 }
 
 impl Command {
-    /// The options every load has; `None` for `compare`.
+    /// The options every load has; `None` for what starts brokers itself.
     pub(crate) fn common(&self) -> Option<&Common> {
         Some(match self {
             Self::Conn(o) | Self::Storm(o) => &o.common,
@@ -62,7 +64,7 @@ impl Command {
             Self::Shared(o) => &o.common,
             Self::Idle(o) => &o.load.clients.common,
             Self::Retained(o) => &o.common,
-            Self::Compare(_) => return None,
+            Self::Cluster(_) | Self::Compare(_) => return None,
         })
     }
 }
@@ -76,6 +78,10 @@ pub(crate) struct BrokerOptions {
     /// Port of the broker
     #[arg(short, long, default_value_t = 20000)]
     pub port: u16,
+    /// Ports of the nodes of a group, instead of --port: publishers are spread over them, and
+    /// each subscriber is on the node behind its publisher's
+    #[arg(long, value_delimiter = ',')]
+    pub group: Vec<u16>,
     /// Protocol version: 3.1.1 or 5
     #[arg(short = 'V', long, value_parser = version, default_value = "3.1.1")]
     pub mqtt_version: Version,

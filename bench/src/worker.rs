@@ -196,7 +196,7 @@ impl Worker {
         let plan = &self.context.plan;
         let index = self.connections.len();
         let opened = role_of(plan, number).map_err(Failure::Topic).and_then(|role| {
-            let socket = net::start_connect(plan.broker, number)?;
+            let socket = net::start_connect(plan.node_of(number), number)?;
             self.poll.add(&socket, index)?;
             Ok(Connection::new(number, socket, role, now))
         });

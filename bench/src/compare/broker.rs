@@ -80,6 +80,11 @@ fn unknown(name: &str) -> io::Error {
 }
 
 impl Definition {
+    /// - `command`: with `{port}`, `{dir}`.
+    pub(crate) fn new(name: &str, command: String) -> Self {
+        Self { name: name.to_owned(), command, config: None }
+    }
+
     fn words(&self, port: u16, dir: &Path) -> Vec<String> {
         let config = dir.join("config").display().to_string();
         let fill = |word: &str| fill(word, port, dir).replace("{config}", &config);
@@ -140,6 +145,14 @@ impl Broker {
         self.child.id()
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
     fn wait_ready(&mut self, name: &str) -> io::Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < READY_TIMEOUT && self.child.try_wait()?.is_none() {
@@ -180,7 +193,7 @@ impl Drop for Broker {
     }
 }
 
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
