@@ -59,6 +59,7 @@ Operate it:
   octopus status, octopus top               what it does
   octopus clients sensor, octopus client ID who is there
   octopus why a/b                           where messages to a topic or a client went
+  octopus trace a/b                         what happens to them now, step by step
   http://127.0.0.1:20080/                   the same in a browser
 
 Stop it: Ctrl-C or SIGTERM tells the clients and ends within 5 s; a second one ends at once.";
@@ -158,6 +159,9 @@ fn operations() -> Vec<clap::Command> {
     let retain = Arg::new("retain").short('r').long("retain").action(ArgAction::SetTrue);
     let seconds = Arg::new("rounds").short('n').long("rounds").value_name("N");
     let seconds = seconds.value_parser(value_parser!(u64)).help("End after so many readings");
+    let seconds_to_trace = Arg::new("for").long("for").value_name("SECONDS").default_value("60");
+    let seconds_to_trace = seconds_to_trace.value_parser(value_parser!(u64).range(1..=3600));
+    let seconds_to_trace = seconds_to_trace.help("End after so long");
     let of = |name, about: &'static str| clap::Command::new(name).about(about);
     vec![
         of("status", "A running node at a glance"),
@@ -174,6 +178,9 @@ fn operations() -> Vec<clap::Command> {
             "CLIENT-or-TOPIC",
             "Client Identifier or Topic Name",
         )),
+        of("trace", "Follow messages step by step as they pass; Ctrl-C ends it")
+            .arg(text("about", "CLIENT-or-TOPIC", "Client Identifier, Topic Name or Topic Filter"))
+            .arg(seconds_to_trace),
         of("publish", "Publish one message by MQTT")
             .arg(text("topic", "TOPIC", "Topic Name"))
             .arg(text("payload", "MESSAGE", "Its payload"))
@@ -198,6 +205,10 @@ fn operation(name: &str, matches: &ArgMatches) -> Option<Operation> {
         "kick" => Operation::Kick { client: text("client")? },
         "top" => Operation::Top { rounds: matches.get_one("rounds").copied() },
         "why" => Operation::Why { about: text("about")? },
+        "trace" => Operation::Trace {
+            about: text("about")?,
+            seconds: matches.get_one("for").copied().unwrap_or(60),
+        },
         "publish" => Operation::Publish {
             at: text("at"),
             topic: text("topic")?,

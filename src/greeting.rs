@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 
+use octopus_runtime::Address;
+
 use crate::config::{Broker, Storage};
 
 /// Two lines, and one more if there is a dashboard. `addresses` are those listened on, of which
 /// the first is tried; `http` is where the dashboard is.
 pub fn greeting(
     broker: &Broker,
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     shards: u16,
     http: Option<SocketAddr>,
 ) -> String {
@@ -25,7 +27,7 @@ pub fn greeting(
         if broker.auth.enable { "authentication required" } else { "anonymous allowed" },
     );
     if let Some(first) = addresses.first() {
-        let to = reached_by(*first);
+        let to = reached_by(first);
         text.push_str(&format!(
             "\ntry: mosquitto_sub {to} -t 'hello/#' -v    and: mosquitto_pub {to} -t hello/world -m hi"
         ));
@@ -57,8 +59,11 @@ fn word(storage: Storage) -> &'static str {
 }
 
 /// The flags of mosquitto's clients that reach `address` from this machine.
-fn reached_by(address: SocketAddr) -> String {
-    let (ip, port) = (address.ip(), address.port());
+fn reached_by(address: &Address) -> String {
+    let (ip, port) = match address {
+        Address::Tcp(address) => (address.ip(), address.port()),
+        Address::Unix { path, .. } => return format!("--unix {}", path.display()),
+    };
     if ip == std::net::Ipv4Addr::LOCALHOST || ip.is_unspecified() {
         format!("-p {port}")
     } else {
@@ -70,8 +75,17 @@ fn reached_by(address: SocketAddr) -> String {
 mod tests {
     use super::*;
 
-    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
-        list.iter().map(|text| text.parse().expect("an address")).collect()
+    fn addresses(list: &[&str]) -> Vec<Address> {
+        let parse = |text: &&str| Address::Tcp(text.parse().expect("an address"));
+        list.iter().map(parse).collect()
+    }
+
+    #[test]
+    fn a_unix_socket_is_told_with_its_path() {
+        let address = Address::Unix { path: "/run/a.sock".into(), mode: 0o660 };
+        let text = greeting(&Broker::default(), &[address], 1, None);
+        assert!(text.contains("on unix:/run/a.sock, 1 shard"), "{text}");
+        assert!(text.contains("mosquitto_pub --unix /run/a.sock -t hello/world"), "{text}");
     }
 
     #[test]
@@ -89,7 +103,7 @@ mod tests {
     fn mixed_storage_and_other_addresses_are_told() {
         let mut broker = Broker::default();
         broker.storage.session = Storage::Redis;
-        let http = addresses(&["127.0.0.1:20080"]).first().copied();
+        let http = "127.0.0.1:20080".parse().ok();
         let text = greeting(&broker, &addresses(&["10.0.0.1:1883", "[::]:1883"]), 1, http);
         for part in [
             "on 10.0.0.1:1883 and [::]:1883, 1 shard,",

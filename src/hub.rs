@@ -37,6 +37,11 @@ pub struct Hub {
 /// What authentication has to know, in the order it happened.
 pub enum AuthEvent {
     Asked(AuthQuestion),
+    /// A client is connected that nobody was asked about.
+    Live {
+        shard: ShardId,
+        request: Box<AuthRequest>,
+    },
     /// A connection that was asked about is gone.
     Parted {
         shard: ShardId,
@@ -134,6 +139,11 @@ impl Hub {
         self.sender.send(shard, vec![Envelope::Authenticated(Box::new(answer))]);
     }
 
+    /// Has every shard ask before it lets a client in, and say who is there already.
+    pub fn ask_from_now_on(&self) {
+        self.sender.broadcast(&[Envelope::AskHub]);
+    }
+
     /// Publishes a message of the node's own to all its clients.
     pub fn publish(&self, message: Message) {
         self.sender.send(ShardId(0), vec![Envelope::Inject(message)]);
@@ -210,6 +220,10 @@ impl HubTask {
                 }
             }
             Envelope::Authenticate(request) => self.authenticate(shard, *request),
+            Envelope::Live(request) => {
+                // Nobody listens while the node stops.
+                let _ = self.auth.send(AuthEvent::Live { shard, request });
+            }
             Envelope::Parted { connection } => {
                 // Nobody listens while the node stops.
                 let _ = self.auth.send(AuthEvent::Parted { shard, connection });

@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod bridge;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod greeting;
@@ -21,3 +22,4 @@ pub mod signals;
 pub mod stats;
 pub mod store;
 pub mod systemd;
+mod watched;

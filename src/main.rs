@@ -20,6 +20,7 @@ use octopus::{
         link::Link,
         members::{JoinError, Members},
     },
+    certificates::{self, Reloading},
     cli::{self, Command, Invocation},
     config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
@@ -106,7 +107,10 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         });
         let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
-        let service = auth::Service::new(config, hub.clone())?;
+        let common = group
+            .as_ref()
+            .map(|group| auth::Common { link: group.link.clone(), bans_key: group.keys.bans() });
+        let service = auth::Service::new(config, hub.clone(), common)?;
         let auth = service.auth();
         tokio::spawn(service.run(questions));
         let (store, last_writes) = store.unzip();
@@ -117,16 +121,17 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
         let (stopping, is_stopping) = watch::channel(false);
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+        let certificates = certificates::watch(config, node.certificates());
         if let Some(listener) = http {
-            let reload =
-                pages::Reload::new(sources(invocation), loaded, log_filter.clone(), auth.clone());
+            let (sources, filter) = (sources(invocation), log_filter.clone());
+            let reload = pages::Reload::new(sources, loaded, filter, auth, certificates.clone());
             let shown = group.as_ref().map(|group| pages::Group {
                 link: group.link.clone(),
                 members: group.members.clone(),
                 counters: group.counters.clone(),
             });
             let (hub, addresses) = (hub.clone(), node.addresses());
-            let app = pages::app(config, hub, addresses, log_filter, reload, shown, auth)?;
+            let app = pages::app(config, hub, addresses, log_filter, reload, shown)?;
             tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
         }
         let members = group.map(|group| start_stats(group, hub.clone(), config.stats.interval));
@@ -135,7 +140,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         greet(config.log.format, &text);
         systemd::ready(text.lines().next().unwrap_or_default());
         tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
-        let outcome = run_until_stopped(node, signals, stopping).await;
+        let outcome = run_until_stopped(node, signals, stopping, &certificates).await;
         if let Some(last_writes) = last_writes {
             let writes = async { (hub_task.await, last_writes.await) };
             if tokio::time::timeout(LAST_WRITES_MAX, writes).await.is_err() {
@@ -208,6 +213,7 @@ async fn run_until_stopped(
     node: Node,
     mut signals: Signals,
     stopping: watch::Sender<bool>,
+    certificates: &Reloading,
 ) -> Result<(), Fatal> {
     loop {
         let signal = tokio::select! {
@@ -216,7 +222,7 @@ async fn run_until_stopped(
         };
         match signal {
             Some(signal) => break tracing::info!(signal, "stopping"),
-            None => node.reload_certificates(),
+            None => certificates.reload(),
         }
     }
     systemd::stopping();

@@ -8,10 +8,13 @@ use std::{
 
 use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
+use octopus_runtime::Address;
 use octopus_runtime::stream::{self, Layers, Tls, TlsError, TlsFiles};
 
 use crate::auth;
-use crate::config::{Config, Listener, ListenerKind, Shards, Storage, limits_per_shard};
+use crate::config::{
+    Config, Listener, ListenerKind, Shards, Storage, limits_per_shard, listener_rates_per_shard,
+};
 
 pub use octopus_runtime::{Node, ShardFailed};
 
@@ -70,6 +73,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// - `seed`: the same for all shards; decides where topics and clients are at home.
 pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let limits = config.limits.clone();
+    let listeners = config.all_listeners();
     let authenticate = auth::is_needed(config);
     let cluster = !config.broker.group.is_empty();
     let storage = config.broker.storage;
@@ -84,8 +88,10 @@ pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
     let shared_pick = config.broker.shared_pick;
     let make = move |id, shards, seed| {
         let limits = limits_per_shard(&limits, shards);
+        let listener_rates = listener_rates_per_shard(&listeners, shards);
         Shard::new(ShardConfig {
             limits,
+            listener_rates,
             authenticate,
             cluster,
             recorded,
@@ -138,11 +144,18 @@ fn listener_config(
     id: u16,
     listener: &Listener,
 ) -> Result<octopus_runtime::ListenerConfig, StartError> {
-    let address = resolve(&listener.address).map_err(|cause| StartError::NoAddress {
-        listener: listener.name.clone(),
-        address: listener.address.clone(),
-        cause,
-    })?;
+    let address = match listener.kind {
+        ListenerKind::Unix => Address::Unix {
+            path: (&listener.address).into(),
+            // Whether it is octal was checked when it was read.
+            mode: listener.mode().unwrap_or_default(),
+        },
+        _ => Address::Tcp(resolve(&listener.address).map_err(|cause| StartError::NoAddress {
+            listener: listener.name.clone(),
+            address: listener.address.clone(),
+            cause,
+        })?),
+    };
     Ok(octopus_runtime::ListenerConfig {
         id: ListenerId(id),
         address,
@@ -155,7 +168,7 @@ fn listener_config(
 fn layers(listener: &Listener) -> Result<Layers, StartError> {
     let networks = listener.trusted_proxies.iter();
     let (is_tls, websocket) = match listener.kind {
-        ListenerKind::Tcp => (false, false),
+        ListenerKind::Tcp | ListenerKind::Unix => (false, false),
         ListenerKind::Tls => (true, false),
         ListenerKind::Ws => (false, true),
         ListenerKind::Wss => (true, true),
@@ -179,6 +192,7 @@ fn tls_files(listener: &Listener) -> TlsFiles {
         client_ca: given(&tls.client_ca),
         require_client_certificate: tls.require_client_certificate,
         crl: given(&tls.crl),
+        user_from: tls.user_from,
     }
 }
 

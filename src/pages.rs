@@ -5,13 +5,15 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
+use octopus_runtime::Address;
 use tokio::net::TcpListener;
 
 use crate::{
     auth::Auth,
     bridge::{counters::Counters, link::Link, members::Members},
+    certificates::Reloading,
     config::{self, Config, Effective, Http, Loaded, Sources},
-    http::{Access, App, ListenerInfo, NodeInfo, Nodes, Readiness, Reloaded},
+    http::{Access, App, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness, Reloaded},
     hub::Hub,
     log::LogFilter,
     stats::{Metrics, exposition::Format, metrics::Source},
@@ -84,12 +86,16 @@ impl Group {
         Box::new(move |out| {
             out.gauge("octopus_redis_up", "Whether the link to Redis is up.");
             out.sample(&[], f64::from(u8::from(link.is_up())));
-            for (name, count) in counters.all() {
-                let family = name.trim_end_matches("_total");
-                out.counter(&format!("octopus_{family}"), "See the bridge in src/bridge.");
+            for (name, help, count) in counters.all() {
+                out.counter(name, help);
                 out.sample(&[], count as f64);
             }
         })
+    }
+
+    fn node_names(&self) -> NodeNames {
+        let counters = self.counters.clone();
+        Box::new(move |index| counters.node_name(index))
     }
 
     fn nodes(&self) -> Nodes {
@@ -113,6 +119,8 @@ fn auth_metrics(auth: Auth) -> Source {
             out.counter(name, help);
             out.sample(&[], count as f64);
         }
+        out.gauge("octopus_auth_files_broken", "Files not usable; older ones are in force.");
+        out.sample(&[], stats.files_broken as f64);
         out.gauge("octopus_auth_bans", "Entries of the ban list.");
         out.sample(&[], stats.bans as f64);
     })
@@ -126,11 +134,10 @@ fn auth_metrics(auth: Auth) -> Source {
 pub fn app(
     config: &Config,
     hub: Hub,
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     log_filter: LogFilter,
     reload: Reload,
     group: Option<Group>,
-    auth: Auth,
 ) -> io::Result<App> {
     let access = Access::new(&token(&config.http)?);
     if !access.has_token() {
@@ -146,10 +153,15 @@ pub fn app(
             address: address.to_string(),
         })
         .collect();
+    let (auth, certificates) = (reload.auth.clone(), reload.certificates.clone());
     let metrics = Metrics {
         node: config.broker.id.clone(),
         listeners: listeners.iter().map(|listener| listener.name.clone()).collect(),
-        sources: group.iter().map(Group::metrics).chain([auth_metrics(auth)]).collect(),
+        sources: group
+            .iter()
+            .map(Group::metrics)
+            .chain([auth_metrics(auth), Box::new(move |out: &mut _| certificates.write(out))])
+            .collect(),
     };
     let mut readiness = Readiness::default();
     if let Some(link) = group.as_ref().map(|group| group.link.clone()) {
@@ -172,22 +184,31 @@ pub fn app(
         }),
         reload: Box::new(move || reload.run()),
         nodes: group.as_ref().map(Group::nodes),
+        node_names: group.as_ref().map(Group::node_names),
+        trace: Default::default(),
         started: std::time::Instant::now(),
     })
 }
 
 /// Reads the configuration again as at the start, and applies what can be: the log's level, and
-/// the files of accounts, rules and keys.
+/// the files of accounts, rules, keys and certificates.
 pub struct Reload {
     sources: Sources,
     at_start: Vec<Effective>,
     log_filter: LogFilter,
     auth: Auth,
+    certificates: Reloading,
 }
 
 impl Reload {
-    pub fn new(sources: Sources, loaded: &Loaded, log_filter: LogFilter, auth: Auth) -> Self {
-        Self { sources, at_start: loaded.effective(), log_filter, auth }
+    pub fn new(
+        sources: Sources,
+        loaded: &Loaded,
+        log_filter: LogFilter,
+        auth: Auth,
+        certificates: Reloading,
+    ) -> Self {
+        Self { sources, at_start: loaded.effective(), log_filter, auth, certificates }
     }
 
     /// # Errors
@@ -202,8 +223,9 @@ impl Reload {
             self.log_filter.set(&loaded.config.log.level)?;
             done.applied.push("log.level".to_owned());
         }
-        // Says in the log what came of it.
+        // Both say in the log what came of it.
         self.auth.reload();
+        self.certificates.reload();
         let was = |key: &str| self.at_start.iter().find(|line| line.key == key).map(|l| &l.value);
         let changed =
             loaded.effective().into_iter().filter(|line| was(&line.key) != Some(&line.value));

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use octopus_runtime::{
-    ConnectionId, Input, Instant, ListenerConfig, ListenerId, NodeConfig, OutBuffer, Output,
-    Service, Tuning, start,
+    Address, ConnectionId, Input, Instant, ListenerConfig, ListenerId, NodeConfig, OutBuffer,
+    Output, Service, Tuning, start,
 };
 
 use crate::Error;
@@ -55,7 +55,7 @@ pub(crate) fn spawn(options: &str) -> Result<SocketAddr, Error> {
         shards: Some(1),
         listeners: vec![ListenerConfig {
             id: ListenerId(0),
-            address: "127.0.0.1:0".parse()?,
+            address: Address::Tcp("127.0.0.1:0".parse()?),
             backlog: 1024,
             layers: octopus_runtime::stream::Layers::default(),
         }],
@@ -63,7 +63,7 @@ pub(crate) fn spawn(options: &str) -> Result<SocketAddr, Error> {
         ..NodeConfig::default()
     };
     let node = start(&config, |_, _, _| RingRelay::default())?;
-    let address = node.addresses()[0];
+    let address = node.addresses()[0].tcp().ok_or("it listens on TCP")?;
     std::mem::forget(node);
     Ok(address)
 }

@@ -85,6 +85,9 @@ pub(crate) struct BrokerOptions {
     /// Protocol version: 3.1.1 or 5
     #[arg(short = 'V', long, value_parser = version, default_value = "3.1.1")]
     pub mqtt_version: Version,
+    /// Speak TLS 1.3, with brokers that the authorities in this PEM file vouch for
+    #[arg(long)]
+    pub ca_file: Option<std::path::PathBuf>,
     #[arg(short, long)]
     pub username: Option<String>,
     #[arg(short = 'P', long)]

@@ -6,13 +6,15 @@ use octopus_mqtt::{
     Ack, AckKind, DecodeError, Delivery, Packet, QoS, ReasonCode, ReasonProperties, encode_ack,
 };
 
-use crate::{context::Context, net, publisher::Publisher, subscriber::Subscriber, wire};
+use crate::{context::Context, net, publisher::Publisher, subscriber::Subscriber, tls::Tls, wire};
 
 /// Scope: one client for the length of a run; nobody reconnects.
 pub(crate) struct Connection {
     /// Number of the client in its run.
     pub number: usize,
     pub socket: OwnedFd,
+    /// `None`: plain TCP.
+    tls: Option<Box<Tls>>,
     pub state: State,
     pub role: Role,
     pub out: Vec<u8>,
@@ -85,10 +87,17 @@ impl From<io::Error> for Failure {
 }
 
 impl Connection {
-    pub(crate) fn new(number: usize, socket: OwnedFd, role: Role, now: u64) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        socket: OwnedFd,
+        tls: Option<Tls>,
+        role: Role,
+        now: u64,
+    ) -> Self {
         Self {
             number,
             socket,
+            tls: tls.map(Box::new),
             state: State::Connecting,
             role,
             out: Vec::new(),
@@ -137,10 +146,36 @@ impl Connection {
         Ok(())
     }
 
+    /// Bytes that were taken wait in TLS.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_waiting())
+    }
+
+    /// A read that finds less than it has room for has emptied the socket.
+    pub(crate) fn reads_all_at_once(&self) -> bool {
+        self.tls.is_none()
+    }
+
+    /// Reads once; `None` if nothing is there, `Some(0)` at the end of the stream.
+    pub(crate) fn read(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        match &mut self.tls {
+            None => net::read(&self.socket, into),
+            Some(tls) => tls.read(&self.socket, into),
+        }
+    }
+
+    fn write(&mut self) -> io::Result<Option<usize>> {
+        let bytes = &self.out[self.out_sent..];
+        match &mut self.tls {
+            None => net::write(&self.socket, bytes),
+            Some(tls) => tls.write(&self.socket, bytes),
+        }
+    }
+
     /// Writes what is in the out buffer, as far as the socket takes it.
     pub(crate) fn flush(&mut self, now: u64) -> Result<(), Failure> {
-        while self.out_sent < self.out.len() && !self.write_blocked {
-            match net::write(&self.socket, &self.out[self.out_sent..])? {
+        while (self.out_sent < self.out.len() || self.is_waiting()) && !self.write_blocked {
+            match self.write()? {
                 Some(length) => self.out_sent += length,
                 None => self.write_blocked = true,
             }

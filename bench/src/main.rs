@@ -18,6 +18,7 @@ mod stamp;
 mod stats;
 mod subscriber;
 mod system;
+mod tls;
 mod wire;
 mod worker;
 

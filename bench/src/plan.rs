@@ -14,6 +14,7 @@ use crate::{
         Traffic,
     },
     stamp::Stamp,
+    tls,
 };
 
 /// One run. Scope: the process; each thread takes every `threads`-th client of each kind.
@@ -25,6 +26,8 @@ pub(crate) struct Plan {
     pub run: u32,
     /// The nodes of one broker; see [`Self::node_of`].
     pub nodes: Vec<SocketAddr>,
+    /// `None`: plain TCP.
+    pub tls: Option<tls::Config>,
     pub version: Version,
     pub username: Option<String>,
     pub password: Option<String>,
@@ -121,6 +124,7 @@ impl Plan {
             name,
             run: fresh_run(),
             nodes,
+            tls: broker.ca_file.as_deref().map(tls::config).transpose()?,
             version: broker.mqtt_version,
             username: broker.username.clone(),
             password: broker.password.clone(),

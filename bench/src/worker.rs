@@ -17,7 +17,9 @@ use crate::{
     publisher::Publisher,
     stats::Stats,
     subscriber::Subscriber,
-    system, wire,
+    system,
+    tls::Tls,
+    wire,
 };
 
 /// One thread of a run.
@@ -198,7 +200,8 @@ impl Worker {
         let opened = role_of(plan, number).map_err(Failure::Topic).and_then(|role| {
             let socket = net::start_connect(plan.node_of(number), number)?;
             self.poll.add(&socket, index)?;
-            Ok(Connection::new(number, socket, role, now))
+            let tls = plan.tls.as_ref().map(|config| Tls::new(config, plan.broker)).transpose()?;
+            Ok(Connection::new(number, socket, tls, role, now))
         });
         match opened {
             Ok(connection) => {
@@ -237,7 +240,8 @@ impl Worker {
                 if !read_all {
                     self.unread.push(index);
                 }
-                if !connection.out.is_empty() && !connection.is_dirty {
+                let has_more = !connection.out.is_empty() || connection.is_waiting();
+                if has_more && !connection.is_dirty {
                     connection.is_dirty = true;
                     self.dirty.push(index);
                 }
@@ -414,7 +418,7 @@ fn read(
         if buffer.len() < begun + BUFFER_BYTES {
             buffer.resize(begun + BUFFER_BYTES, 0);
         }
-        let Some(length) = net::read(&connection.socket, &mut buffer[begun..])? else {
+        let Some(length) = connection.read(&mut buffer[begun..])? else {
             return Ok(true);
         };
         if length == 0 {
@@ -426,7 +430,7 @@ fn read(
         let used = connection.handle_bytes(&buffer[..filled], context)?;
         connection.partial.clear();
         connection.partial.extend_from_slice(&buffer[used..filled]);
-        if filled < buffer.len() && until == Until::Short {
+        if filled < buffer.len() && until == Until::Short && connection.reads_all_at_once() {
             return Ok(true);
         }
     }

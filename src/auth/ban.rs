@@ -47,51 +47,121 @@ impl fmt::Display for Target {
     }
 }
 
+/// How long a target is on the list, and who put it there.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// `None`: until it is taken off.
+    until: Option<Instant>,
+    /// The configuration says so: no group and no operator takes it off.
+    is_configured: bool,
+}
+
+impl Entry {
+    fn holds(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+
+    fn left(&self, now: Instant) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(now))
+    }
+}
+
 /// The ban list. Scope: node.
 #[derive(Debug, Default)]
 pub(crate) struct Bans {
-    /// Until when; `None`: until taken off.
-    exact: HashMap<Target, Option<Instant>>,
+    exact: HashMap<Target, Entry>,
     /// Networks of more than one address, looked through in turn.
-    networks: Vec<(Network, Option<Instant>)>,
+    networks: Vec<(Network, Entry)>,
 }
 
 impl Bans {
     /// Puts `target` on the list; `false` if the list is full.
     pub(crate) fn add(&mut self, target: Target, until: Option<Instant>) -> bool {
-        if self.exact.len() + self.networks.len() >= COUNT_MAX {
+        self.put(target, Entry { until, is_configured: false })
+    }
+
+    /// Puts `target` on the list for as long as the node runs.
+    pub(crate) fn add_configured(&mut self, target: Target) -> bool {
+        self.put(target, Entry { until: None, is_configured: true })
+    }
+
+    fn put(&mut self, target: Target, entry: Entry) -> bool {
+        if self.entry(&target).is_some_and(|known| known.is_configured) {
+            return true;
+        }
+        if self.len() >= COUNT_MAX {
             return false;
         }
         match target {
             Target::Address(network) if !is_one(&network) => {
                 self.networks.retain(|(other, _)| *other != network);
-                self.networks.push((network, until));
+                self.networks.push((network, entry));
             }
             target => {
-                self.exact.insert(target, until);
+                self.exact.insert(target, entry);
             }
         }
         true
     }
 
-    /// Takes `target` off the list; `false` if it was not on it.
+    pub(crate) fn len(&self) -> usize {
+        self.exact.len() + self.networks.len()
+    }
+
+    fn entry(&self, target: &Target) -> Option<&Entry> {
+        let of_network = || match target {
+            Target::Address(wanted) => {
+                self.networks.iter().find(|(net, _)| net == wanted).map(|(_, entry)| entry)
+            }
+            _ => None,
+        };
+        self.exact.get(target).or_else(of_network)
+    }
+
+    /// Takes `target` off the list; `false` if it was not on it, or stays by configuration.
     pub(crate) fn remove(&mut self, target: &Target) -> bool {
-        let count = self.networks.len();
+        if self.entry(target).is_none_or(|entry| entry.is_configured) {
+            return false;
+        }
         if let Target::Address(network) = target {
             self.networks.retain(|(other, _)| other != network);
         }
-        self.exact.remove(target).is_some() || self.networks.len() < count
+        self.exact.remove(target);
+        true
+    }
+
+    /// Makes the list, but for the configuration's part, what the group has; who is new on it.
+    pub(crate) fn follow(
+        &mut self,
+        group: &HashMap<Target, Option<Duration>>,
+        now: Instant,
+    ) -> Vec<Target> {
+        let stays =
+            |target: &Target, entry: &Entry| entry.is_configured || group.contains_key(target);
+        self.exact.retain(|target, entry| stays(target, entry));
+        self.networks.retain(|(net, entry)| stays(&Target::Address(*net), entry));
+        let mut new = Vec::new();
+        for (target, time) in group {
+            let is_new = self.entry(target).is_none();
+            let until = time.and_then(|time| now.checked_add(time));
+            if self.add(target.clone(), until) && is_new {
+                new.push(target.clone());
+            }
+        }
+        new
     }
 
     pub(crate) fn is_banned(&self, who: &Credentials, now: Instant) -> bool {
-        let holds = |until: &Option<Instant>| until.is_none_or(|until| until > now);
-        let listed = |target| self.exact.get(&target).is_some_and(holds);
-        if self.exact.is_empty() && self.networks.is_empty() {
+        let listed = |target| self.exact.get(&target).is_some_and(|entry| entry.holds(now));
+        if self.len() == 0 {
             return false;
         }
         let by_address = who.address.is_some_and(|address| {
             listed(Target::Address(address.into()))
-                || self.networks.iter().any(|(net, until)| net.contains(address) && holds(until))
+                || self
+                    .networks
+                    .iter()
+                    .any(|(net, entry)| net.contains(address) && entry.holds(now))
         });
         by_address
             || who.user.as_ref().is_some_and(|user| listed(Target::User(user.clone())))
@@ -100,19 +170,25 @@ impl Bans {
 
     /// Forgets what has run out.
     pub(crate) fn sweep(&mut self, now: Instant) {
-        let holds = |until: &Option<Instant>| until.is_none_or(|until| until > now);
-        self.exact.retain(|_, until| holds(until));
-        self.networks.retain(|(_, until)| holds(until));
+        self.exact.retain(|_, entry| entry.holds(now));
+        self.networks.retain(|(_, entry)| entry.holds(now));
     }
 
     /// Everyone on the list, and for how long from `now` on.
     pub(crate) fn list(&self, now: Instant) -> Vec<(Target, Option<Duration>)> {
-        let left =
-            |until: &Option<Instant>| until.map(|until| until.saturating_duration_since(now));
-        let exact = self.exact.iter().map(|(target, until)| (target.clone(), left(until)));
-        let networks =
-            self.networks.iter().map(|(net, until)| (Target::Address(*net), left(until)));
-        exact.chain(networks).collect()
+        self.entries().map(|(target, entry)| (target, entry.left(now))).collect()
+    }
+
+    /// Those of the list that the group has, or should have.
+    pub(crate) fn common(&self, now: Instant) -> Vec<(Target, Option<Duration>)> {
+        let common = self.entries().filter(|(_, entry)| !entry.is_configured);
+        common.map(|(target, entry)| (target, entry.left(now))).collect()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (Target, &Entry)> {
+        let exact = self.exact.iter().map(|(target, entry)| (target.clone(), entry));
+        let networks = self.networks.iter().map(|(net, entry)| (Target::Address(*net), entry));
+        exact.chain(networks)
     }
 }
 
@@ -198,6 +274,24 @@ mod tests {
         assert!(!bans.is_banned(&clients[0].0, now));
         bans.sweep(until);
         assert!(bans.list(until).is_empty());
+    }
+
+    #[test]
+    fn the_groups_list_is_followed_but_for_what_is_configured() {
+        let target = |text: &str| text.parse::<Target>().expect("a target");
+        let (mut bans, now) = (Bans::default(), Instant::now());
+        bans.add_configured(target("user:fixed"));
+        bans.add(target("user:old"), None);
+        bans.add(target("address:10.0.0.0/8"), None);
+        let time = Some(Duration::from_secs(9));
+        let group = HashMap::from([(target("user:new"), time), (target("user:fixed"), time)]);
+        assert_eq!(bans.follow(&group, now), [target("user:new")]);
+        let mut list: Vec<String> =
+            bans.list(now).iter().map(|(target, left)| format!("{target} {left:?}")).collect();
+        list.sort();
+        assert_eq!(list, ["user:fixed None", "user:new Some(9s)"]);
+        assert!(!bans.remove(&target("user:fixed")) && bans.remove(&target("user:new")));
+        assert!(bans.common(now).is_empty());
     }
 
     #[test]

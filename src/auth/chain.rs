@@ -110,14 +110,22 @@ impl Chain {
         lock(&self.refused).clear();
     }
 
-    /// The chain's word on a client: a yes, or the Reason Code of a no.
+    /// The user that a client's certificate says it is, if the chain goes by certificates.
+    pub(crate) fn certified<'a>(&self, who: &'a Credentials) -> Option<&'a str> {
+        who.certificate.as_deref().filter(|_| self.links.contains(&Backend::Certificate))
+    }
+
+    /// The chain's word on a client: a yes, or the Reason Code of a no. Who has proven by its
+    /// certificate who it is, is that user; nothing it says in CONNECT makes it another.
     pub(crate) async fn ask(
         &self,
         who: &Credentials,
         files: &Files,
         stats: &Mutex<AuthStats>,
     ) -> Result<Grant, ReasonCode> {
-        for &backend in &self.links {
+        let is_certified = self.certified(who).is_some();
+        let asked = if is_certified { &[Backend::Certificate] } else { &self.links[..] };
+        for &backend in asked {
             let opinion = self.ask_one(backend, who, files, stats).await;
             lock(stats).count(backend.name(), name_of(&opinion));
             match opinion {

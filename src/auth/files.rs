@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::acl::Policy;
 use super::acl_file::{parse_mosquitto, parse_yaml};
@@ -12,6 +11,7 @@ use super::file_error::FileError;
 use super::jwt::Jwt;
 use super::password_file::Accounts;
 use crate::config;
+use crate::watched::{Change, Watched};
 
 /// Files above this many bytes are refused.
 const BYTES_MAX: u64 = 64 << 20;
@@ -24,7 +24,7 @@ pub(crate) struct Files {
     pub(crate) jwt: Option<Arc<Jwt>>,
 }
 
-/// The files of the configuration, and how each looked when it was read last. Scope: node.
+/// The files of the configuration. Scope: node.
 pub(crate) struct Sources {
     password_file: Option<Source>,
     acl_file: Option<Source>,
@@ -33,19 +33,9 @@ pub(crate) struct Sources {
 }
 
 struct Source {
-    path: PathBuf,
-    /// When it was read last.
-    seen: Option<Look>,
-    /// A moment ago: a file is read when it has stopped changing, not half written.
-    last: Option<Look>,
-}
-
-/// Enough to see that a file was written again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Look {
-    modified: Option<SystemTime>,
-    len: u64,
-    inode: u64,
+    file: Watched,
+    /// It cannot be used as it is now.
+    is_broken: bool,
 }
 
 /// Which files to read.
@@ -62,12 +52,14 @@ pub(crate) struct Reloaded {
     pub(crate) read: u64,
     /// The files that stay as they were, and why.
     pub(crate) errors: Vec<(PathBuf, FileError)>,
+    /// Files that are not in force as they are now.
+    pub(crate) broken: u64,
 }
 
 impl Sources {
     pub(crate) fn new(config: &config::Auth) -> Self {
         let source = |path: &String| {
-            (!path.is_empty()).then(|| Source { path: path.into(), seen: None, last: None })
+            (!path.is_empty()).then(|| Source { file: Watched::new(path), is_broken: false })
         };
         Self {
             password_file: source(&config.password_file),
@@ -92,6 +84,9 @@ impl Sources {
         if self.key_file.is_none() && files.jwt.is_none() {
             files.jwt = Jwt::new(config, None).ok().map(Arc::new);
         }
+        let all = [&self.password_file, &self.acl_file, &self.key_file];
+        let broken = all.into_iter().flatten().filter(|source| source.is_broken);
+        reloaded.broken = broken.count() as u64;
         reloaded
     }
 }
@@ -111,22 +106,21 @@ fn read<T>(
     parse: impl FnOnce(&Path, &str) -> Result<T, FileError>,
 ) -> Option<T> {
     let source = source.as_mut()?;
-    let look = Look::at(&source.path);
-    let is_settled = std::mem::replace(&mut source.last, look) == look;
-    if which == Which::Changed && (look == source.seen || !is_settled) {
-        return None;
-    }
-    source.seen = look;
-    match text(&source.path).and_then(|text| parse(&source.path, &text)) {
-        Ok(value) => {
-            reloaded.read += 1;
-            Some(value)
-        }
-        Err(error) => {
-            reloaded.errors.push((source.path.clone(), error));
-            None
+    let change = source.file.look();
+    if which == Which::All || change == Change::Done {
+        source.file.mark_read();
+        let path = source.file.path();
+        let outcome = text(path).and_then(|text| parse(path, &text));
+        source.is_broken = outcome.is_err();
+        match outcome {
+            Ok(value) => {
+                reloaded.read += 1;
+                return Some(value);
+            }
+            Err(error) => reloaded.errors.push((path.to_owned(), error)),
         }
     }
+    None
 }
 
 fn text(path: &Path) -> Result<String, FileError> {
@@ -134,13 +128,4 @@ fn text(path: &Path) -> Result<String, FileError> {
         return Err(FileError::content("larger than 64 MiB"));
     }
     Ok(fs::read_to_string(path)?)
-}
-
-impl Look {
-    fn at(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt as _;
-        let metadata = fs::metadata(path).ok()?;
-        let modified = metadata.modified().ok();
-        Some(Self { modified, len: metadata.len(), inode: metadata.ino() })
-    }
 }

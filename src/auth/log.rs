@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use octopus_mqtt::ReasonCode;
 
+use super::ban::Target;
 use super::credentials::Credentials;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -18,6 +19,9 @@ const ADDRESSES_MAX: usize = 1000;
 pub(crate) struct Quiet {
     until: HashMap<Option<IpAddr>, Instant>,
     unsaid: u64,
+    /// Of lines about bans.
+    bans_until: Option<Instant>,
+    bans_unsaid: u64,
 }
 
 impl Quiet {
@@ -28,6 +32,18 @@ impl Quiet {
         let user = who.user.as_deref();
         let (client, reason) = (&*who.client, reason.name());
         tracing::warn!(client, user, address, reason, why, unsaid, "authentication failed");
+    }
+
+    /// Logs a ban that the node set by itself, or counts it if one was logged within the second.
+    pub(crate) fn banned(&mut self, target: &Target, time: Duration, why: &str) {
+        let now = Instant::now();
+        if self.bans_until.is_some_and(|until| until > now) {
+            self.bans_unsaid += 1;
+            return;
+        }
+        self.bans_until = Some(now + EVERY);
+        let unsaid = std::mem::take(&mut self.bans_unsaid);
+        tracing::warn!(%target, time_s = time.as_secs(), why, unsaid, "banned");
     }
 
     /// How many were left out since the last line, if one may be written now.

@@ -8,7 +8,7 @@
 //! Read in this order: `service` (one question, one answer), `chain` (the backends in turn),
 //! `credentials` (what is asked and said), the backends (`password_file` with `password`,
 //! `jwt`, `http`, `redis`, `scram`), `acl` and `acl_file`, `registry` (live clients), `files`
-//! (reloading), `ban`, and what these stand on: `cache`, `hash_pool`, `address`.
+//! (reloading), `ban` and `group_bans`, and what these stand on: `cache`, `hash_pool`, `address`.
 
 mod acl;
 mod acl_file;
@@ -19,6 +19,7 @@ mod chain;
 mod credentials;
 mod file_error;
 mod files;
+mod group_bans;
 mod hash_pool;
 mod http;
 mod jwt;
@@ -36,7 +37,7 @@ mod stats;
 pub use address::Network;
 pub use ban::Target;
 pub(crate) use service::is_needed;
-pub use service::{Auth, Service, StartError};
+pub use service::{Auth, Common, Service, StartError};
 pub use stats::AuthStats;
 
 /// The words of `auth.chain`.

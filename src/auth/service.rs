@@ -5,19 +5,24 @@
 //! the registry, behind locks that are held for a look-up and never across a wait.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use octopus_engine::{Acl, AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Verdict};
+use octopus_engine::{
+    Acl, AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, ShardId, Verdict,
+};
 use octopus_mqtt::ReasonCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::MissedTickBehavior;
 
 use super::acl::{Policy, Shared};
 use super::ban::{Bans, Failures, Flaps, Target};
 use super::chain::{Chain, lock};
 use super::credentials::{Credentials, Grant, Proof};
 use super::files::{Files, Reloaded, Sources, Which};
+use super::group_bans::{Change, GroupBans, Seen};
 use super::log::Quiet;
 use super::password::Stored;
 use super::registry::{Admitted, Key, Registry};
@@ -25,9 +30,8 @@ use super::scram::{self, ClientFirst, Exchange};
 use super::stats::AuthStats;
 use crate::config::{self, Config, NoOpinion};
 use crate::hub::{AuthEvent, AuthQuestion, Hub};
-
-/// Between two looks at the files and at the clock.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use crate::link::Link;
+use crate::watched::LOOK_EVERY;
 
 /// Why authentication did not start; its text says what and where.
 #[derive(Debug)]
@@ -47,6 +51,13 @@ pub struct Auth {
     state: Arc<State>,
 }
 
+/// Where the nodes of a group keep what they have in common about clients.
+pub struct Common {
+    pub link: Link,
+    /// Key of the group's ban list.
+    pub bans_key: String,
+}
+
 /// Authentication before it runs.
 pub struct Service {
     auth: Auth,
@@ -63,6 +74,12 @@ struct State {
     registry: Mutex<Registry>,
     rules: Mutex<Shared>,
     bans: Mutex<Bans>,
+    /// `None`: this node is alone.
+    group: Option<GroupBans>,
+    /// Another look at the group's list is due before its time.
+    group_changed: Notify,
+    /// Shards ask before they let a client in.
+    is_asked: AtomicBool,
     failures: Mutex<Failures>,
     flaps: Mutex<Flaps>,
     stats: Mutex<AuthStats>,
@@ -84,9 +101,11 @@ pub(crate) fn is_needed(config: &Config) -> bool {
 impl Service {
     /// Reads the files of the configuration.
     ///
+    /// - `group`: where the nodes of the group keep their ban list; `None`: this node is alone.
+    ///
     /// # Errors
     /// A file that cannot be used, or a backend that cannot be.
-    pub fn new(config: &Config, hub: Hub) -> Result<Self, StartError> {
+    pub fn new(config: &Config, hub: Hub, group: Option<Common>) -> Result<Self, StartError> {
         let mut auth = config.auth.clone();
         if !config.broker.auth.enable {
             // Anyone may connect; bans, limits and the ACL file hold all the same.
@@ -102,7 +121,7 @@ impl Service {
             .map_err(|cause| StartError(format!("auth: {cause}")))?;
         let mut bans = Bans::default();
         for target in auth.ban.list.iter().filter_map(|text| text.parse().ok()) {
-            bans.add(target, None);
+            bans.add_configured(target);
         }
         let window = auth.ban.window;
         let state = State {
@@ -113,6 +132,9 @@ impl Service {
             registry: Mutex::default(),
             rules: Mutex::default(),
             bans: Mutex::new(bans),
+            group: group.map(|Common { link, bans_key }| GroupBans::new(link, &bans_key)),
+            group_changed: Notify::new(),
+            is_asked: AtomicBool::new(is_needed(config)),
             failures: Mutex::new(Failures::new(auth.ban.failures_max, window)),
             flaps: Mutex::new(Flaps::new(auth.ban.flaps_max, window)),
             stats: Mutex::default(),
@@ -131,25 +153,28 @@ impl Service {
     pub async fn run(self, mut events: mpsc::UnboundedReceiver<AuthEvent>) {
         let state = self.auth.state;
         let watch = tokio::spawn(watch(Arc::clone(&state), self.sources));
+        let share = tokio::spawn(share_bans(Arc::clone(&state)));
         while let Some(event) = events.recv().await {
             match event {
                 AuthEvent::Asked(question) => {
                     state.note(&question);
                     tokio::spawn(answer(Arc::clone(&state), question));
                 }
+                AuthEvent::Live { shard, request } => state.note_live(shard, &request),
                 AuthEvent::Parted { shard, connection } => {
                     lock(&state.registry).remove((shard, connection));
                 }
             }
         }
         watch.abort();
+        share.abort();
     }
 }
 
 impl Auth {
     pub fn stats(&self) -> AuthStats {
         let mut stats = lock(&self.state.stats).clone();
-        stats.bans = lock(&self.state.bans).list(Instant::now()).len() as u64;
+        stats.bans = lock(&self.state.bans).len() as u64;
         stats
     }
 
@@ -158,15 +183,20 @@ impl Auth {
         self.state.reload.notify_one();
     }
 
-    /// Keeps `target` out, for a while or until it is taken off the list; clients of it that
-    /// are connected go. `false` if the list is full.
+    /// Keeps `target` out of the whole group, for a while or until it is taken off the list;
+    /// clients of it that are connected go. `false` if the list is full.
     pub fn ban(&self, target: Target, time: Option<Duration>) -> bool {
         self.state.ban(target, time)
     }
 
-    /// Takes `target` off the list; `false` if it was not on it.
+    /// Takes `target` off the list of the whole group; `false` if it was not on it, or is
+    /// banned by the configuration.
     pub fn unban(&self, target: &Target) -> bool {
-        lock(&self.state.bans).remove(target)
+        let is_removed = lock(&self.state.bans).remove(target);
+        if is_removed {
+            self.state.tell_group(Change::Remove(target.clone()));
+        }
+        is_removed
     }
 
     /// The ban list: who, and for how long still.
@@ -215,6 +245,23 @@ async fn watch(state: Arc<State>, mut sources: Sources) {
     }
 }
 
+/// Keeps the ban list the same on all nodes of the group.
+async fn share_bans(state: Arc<State>) {
+    let Some(group) = &state.group else { return };
+    let mut clock = tokio::time::interval(LOOK_EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = state.group_changed.notified() => {}
+        }
+        match group.exchange().await {
+            Ok(seen) => state.follow_group(group, seen),
+            Err(cause) => tracing::debug!(%cause, "the group's ban list cannot be reached"),
+        }
+    }
+}
+
 impl State {
     /// Notes a connection with its first question, before any task may see its end.
     fn note(&self, question: &AuthQuestion) {
@@ -226,6 +273,18 @@ impl State {
         if is_first {
             let key = (question.shard, question.request.connection);
             lock(&self.registry).insert(key, &Credentials::of(&question.request));
+        }
+    }
+
+    /// Notes a client that was let in before anybody asked.
+    fn note_live(&self, shard: ShardId, request: &AuthRequest) {
+        let (key, who) = ((shard, request.connection), Credentials::of(request));
+        let mut registry = lock(&self.registry);
+        registry.insert(key, &who);
+        registry.admit(key, &who, Admitted { grant: Grant::default(), acl: None });
+        drop(registry);
+        if lock(&self.bans).is_banned(&who, Instant::now()) {
+            self.tell(key, AuthOutcome::Refused { reason: ReasonCode::Banned });
         }
     }
 
@@ -262,7 +321,9 @@ impl State {
         let is_named = !who.client.is_empty();
         if is_named && lock(&self.flaps).strike(who.client.clone(), now) {
             lock(&self.stats).bans_for_flapping += 1;
-            self.ban(Target::Client(who.client.clone()), Some(self.config.ban.time));
+            let (target, time) = (Target::Client(who.client.clone()), self.config.ban.time);
+            lock(&self.log).banned(&target, time, "it connects too often");
+            self.ban(target, Some(time));
             return Err(self.turn_away(who, ReasonCode::Banned, "banned for flapping"));
         }
         Ok(())
@@ -329,7 +390,9 @@ impl State {
         match exchange.step {
             AuthStep::Continue => self.finish_exchange(key, who, &exchange.data),
             AuthStep::Start => match self.may_try(&who) {
-                Ok(()) => self.begin_exchange(key, &who, &exchange.data, None),
+                Ok(()) => {
+                    self.begin_exchange(key, &who, &exchange.data, self.chain.certified(&who))
+                }
                 Err(refused) => refused,
             },
             AuthStep::Again => {
@@ -341,7 +404,7 @@ impl State {
         }
     }
 
-    /// `only`: the user that a re-authentication has to be for.
+    /// `only`: the user it has to be for: of a certificate, or of a re-authentication.
     fn begin_exchange(
         &self,
         key: Key,
@@ -353,7 +416,7 @@ impl State {
             return self.refuse(who, ReasonCode::NotAuthorized, "no SCRAM message");
         };
         if only.is_some_and(|only| only != first.user) {
-            return self.refuse(who, ReasonCode::NotAuthorized, "another user than before");
+            return self.refuse(who, ReasonCode::NotAuthorized, "another user than it is");
         }
         let files = lock(&self.files).clone();
         let account = files.accounts.as_ref().and_then(|accounts| accounts.get(&first.user));
@@ -407,9 +470,10 @@ impl State {
             && lock(&self.failures).strike(address, Instant::now())
         {
             lock(&self.stats).bans_for_failures += 1;
-            let time = self.config.ban.time;
-            tracing::warn!(%address, time_s = time.as_secs(), "banned: too many failures");
-            lock(&self.bans).add(Target::Address(address.into()), Instant::now().checked_add(time));
+            let (target, time) = (Target::Address(address.into()), self.config.ban.time);
+            lock(&self.log).banned(&target, time, "too many failures");
+            // Who is connected from there has shown who it is; it may stay.
+            self.list(target, Some(time));
         }
         self.turn_away(who, reason, why)
     }
@@ -420,15 +484,45 @@ impl State {
     }
 
     fn ban(&self, target: Target, time: Option<Duration>) -> bool {
-        let now = Instant::now();
-        let until = time.and_then(|time| now.checked_add(time));
-        let mut bans = lock(&self.bans);
-        if !bans.add(target.clone(), until) {
+        let is_listed = self.list(target.clone(), time);
+        if is_listed {
+            self.end_banned(&[target]);
+        }
+        is_listed
+    }
+
+    /// Puts `target` on the list, here and in the group.
+    fn list(&self, target: Target, time: Option<Duration>) -> bool {
+        let until = time.and_then(|time| Instant::now().checked_add(time));
+        if !lock(&self.bans).add(target.clone(), until) {
             return false;
         }
+        self.ask_from_now_on();
+        self.tell_group(Change::Set(target, time));
+        true
+    }
+
+    fn tell_group(&self, change: Change) {
+        if let Some(group) = &self.group {
+            group.tell(change);
+            self.group_changed.notify_one();
+        }
+    }
+
+    /// Has shards ask before they let a client in, if they do not yet.
+    fn ask_from_now_on(&self) {
+        if !self.is_asked.swap(true, Ordering::Relaxed) {
+            self.hub.ask_from_now_on();
+        }
+    }
+
+    /// Ends the connections of clients that are on the list now.
+    fn end_banned(&self, targets: &[Target]) {
         let mut only = Bans::default();
-        only.add(target, None);
-        drop(bans);
+        for target in targets {
+            only.add(target.clone(), None);
+        }
+        let now = Instant::now();
         let hit: Vec<Key> = lock(&self.registry)
             .admitted()
             .filter(|(_, who, _)| only.is_banned(who, now))
@@ -437,7 +531,28 @@ impl State {
         for key in hit {
             self.tell(key, AuthOutcome::Refused { reason: ReasonCode::Banned });
         }
-        true
+    }
+
+    /// Does here what other nodes did to the ban list.
+    fn follow_group(&self, group: &GroupBans, seen: Seen) {
+        let now = Instant::now();
+        match seen {
+            Seen::Same => {}
+            Seen::Empty => {
+                for (target, left) in lock(&self.bans).common(now) {
+                    group.tell(Change::Set(target, left));
+                }
+            }
+            // What happened here meanwhile is not in the list that was read.
+            Seen::Changed(_) if group.is_behind() => group.read_again(),
+            Seen::Changed(list) => {
+                let new = lock(&self.bans).follow(&list, now);
+                if !new.is_empty() {
+                    self.ask_from_now_on();
+                    self.end_banned(&new);
+                }
+            }
+        }
     }
 
     // --- what changes later ---
@@ -449,6 +564,7 @@ impl State {
             let file = path.display();
             tracing::error!(%file, %error, "not usable; what was read before stays in force");
         }
+        lock(&self.stats).files_broken = reloaded.broken;
         if reloaded.read == 0 {
             return;
         }

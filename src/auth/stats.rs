@@ -27,6 +27,8 @@ pub struct AuthStats {
     /// Files read anew, and files that could not be used.
     pub reloads: u64,
     pub reload_failures: u64,
+    /// Gauge: files that cannot be used as they are now; what was read before is in force.
+    pub files_broken: u64,
     /// Gauge: entries of the ban list.
     pub bans: u64,
 }

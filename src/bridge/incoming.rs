@@ -105,6 +105,7 @@ impl Bridge {
             self.by_index.resize(slot + 1, None);
         }
         self.by_index[slot] = Some(name.to_owned());
+        self.counters.name_node(index, name);
         let numbers = self.numbers.get(name).copied().unwrap_or_default();
         let node = Node {
             index,

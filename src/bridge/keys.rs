@@ -73,6 +73,11 @@ impl Keys {
         format!("{}:RETAIN", self.group)
     }
 
+    /// Hash: banned client, user or address -> when its ban ends; see `auth::group_bans`.
+    pub fn bans(&self) -> String {
+        self.own("BANS")
+    }
+
     /// Hash: what a node counts, expiring.
     pub fn stats(&self, id: &str) -> String {
         self.own(&format!("STATS:{id}"))

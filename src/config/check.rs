@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use octopus_runtime::stream::UserFrom;
+
 use super::{Config, ConfigError, ListenerKind};
 
 /// Everything in `config` that contradicts itself.
@@ -15,6 +17,7 @@ pub(super) fn check(config: &Config) -> Vec<ConfigError> {
     if config.broker.auth.enable {
         check_auth(config, &mut conflict);
     }
+    check_certificates(config, &mut conflict);
     errors
 }
 
@@ -29,10 +32,19 @@ fn check_listeners(config: &Config, conflict: &mut impl FnMut(&str, String)) {
             ("tls.key", &tls.key, is_tls),
             ("tls.client_ca", &tls.client_ca, tls.require_client_certificate),
             ("tls.client_ca", &tls.client_ca, !tls.crl.is_empty()),
+            ("tls.client_ca", &tls.client_ca, tls.user_from != UserFrom::None),
         ] {
             if is_needed && value.is_empty() {
                 conflict(&format!("listeners.{index}.{name}"), "not given; it must be".to_owned());
             }
+        }
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let (is_unix, address) = (listener.kind == ListenerKind::Unix, &listener.address);
+        if !address.is_empty() && is_unix != listener.has_path() {
+            let expected = if is_unix { "a path for kind unix" } else { "host:port for this kind" };
+            let key = format!("listeners.{index}.address");
+            conflict(&key, format!("{address:?}; expected {expected}"));
         }
     }
     let listeners = config.all_listeners();
@@ -69,6 +81,21 @@ fn check_auth(config: &Config, conflict: &mut impl FnMut(&str, String)) {
     need("http", "auth.http.url", !auth.http.url.is_empty());
     let jwt = &auth.jwt;
     need("jwt", "auth.jwt.key_file", !jwt.key_file.is_empty() || !jwt.secret.is_empty());
+}
+
+/// A name from a certificate is worth nothing if nobody looks at it.
+fn check_certificates(config: &Config, conflict: &mut impl FnMut(&str, String)) {
+    let looks = config.auth.chain.iter().any(|name| name == "certificate");
+    if looks && config.broker.auth.enable {
+        return;
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        if listener.tls.user_from != UserFrom::None {
+            let key = format!("listeners.{index}.tls.user_from");
+            let cause = "given; expected certificate in auth.chain and broker.auth.enable";
+            conflict(&key, cause.to_owned());
+        }
+    }
 }
 
 fn check_redis(config: &Config, conflict: &mut impl FnMut(&str, String)) {

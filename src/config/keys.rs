@@ -56,11 +56,19 @@ const DAY_S: u64 = 24 * 3600;
 const PACKET_BYTES_MAX: u64 = 268_435_460;
 
 const STORAGE: Kind = Kind::Choice(&["local", "redis"]);
+const LISTENER_MESSAGES: Kind = count(0, 1_000_000_000, "messages a second");
 const ANY_PORT: Kind = count(0, 65_535, "");
 const PORT: Kind = count(1, 65_535, "");
 const HOST: Kind = Kind::Text { what: "a host name or an address", valid: is_host };
 const TEXT: Kind = Kind::Text { what: "text", valid: |_| true };
-const ENDPOINT: Kind = Kind::Text { what: "host:port", valid: is_endpoint };
+const ADDRESS: Kind = Kind::Text {
+    what: "host:port, or for kind unix a path with a slash",
+    valid: |text| is_endpoint(text) || (text.contains('/') && !text.contains('\0')),
+};
+const MODE: Kind = Kind::Text {
+    what: "permissions in octal, 000 to 777",
+    valid: |text| super::parse_mode(text).is_some(),
+};
 const ENDPOINTS: Kind = Kind::List { what: "host:port", valid: is_endpoint };
 const BACKENDS: Kind = Kind::List {
     what: "one of anonymous, password_file, certificate, jwt, http, redis, scram",
@@ -113,6 +121,18 @@ pub(super) static KEYS: &[Key<Config>] = &[
         count(1, 65_535, "connections"),
         "Connections the kernel keeps waiting until they are accepted; net.core.somaxconn limits it.",
         |c| &mut c.broker.backlog,
+    ),
+    key(
+        "broker.message_rate_max",
+        LISTENER_MESSAGES,
+        "PUBLISH packets read from all clients of this listener; above, they are read later. Each shard has an equal part of it. 0: any number.",
+        |c| &mut c.broker.message_rate_max,
+    ),
+    key(
+        "broker.byte_rate_max",
+        bytes(0, TIB),
+        "Bytes a second read from them; above, they are read later. 0: any number.",
+        |c| &mut c.broker.byte_rate_max,
     ),
     key(
         "broker.storage.retain",
@@ -289,6 +309,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
         |c| &mut c.limits.session_expiry_max,
     ),
     key(
+        "limits.memory_bytes_max",
+        bytes(0, TIB),
+        "What clients may make the node keep in memory, topics and payloads as counted in the other limits, with buffers, filters and an estimate for each thing. As it fills: newcomers are refused (70 %), QoS 0 is dropped for who does not keep up (80 %), publishers are read once a second (90 %) and refused (100 %). 0: no budget.",
+        |c| &mut c.limits.memory_bytes_max,
+    ),
+    key(
         "limits.message_rate_max",
         count(0, 100_000_000, "messages a second"),
         "PUBLISH packets read from one client; above, it is read later. 0: any number.",
@@ -330,7 +356,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key(
         "auth.chain",
         BACKENDS,
-        "Backends, asked in this order until one knows the client. scram answers version 5 clients that ask for SCRAM-SHA-256, from the password file.",
+        "Backends, asked in this order until one knows the client; certificate first of a client whose certificate names it (tls.user_from). scram answers version 5 clients that ask for SCRAM-SHA-256, from the password file.",
         |c| &mut c.auth.chain,
     ),
     key(
@@ -577,11 +603,24 @@ pub(super) static KEYS: &[Key<Config>] = &[
 /// The keys of each map in `listeners`.
 pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
     key("name", NAME, "For logs and metrics; must be given.", |l| &mut l.name),
-    key("kind", Kind::Choice(&["tcp", "tls", "ws", "wss"]), "What is spoken below MQTT.", |l| {
-        &mut l.kind
-    }),
-    key("address", ENDPOINT, "Where to listen; must be given.", |l| &mut l.address),
+    key(
+        "kind",
+        Kind::Choice(&["tcp", "tls", "ws", "wss", "unix"]),
+        "What is below MQTT: TCP, TLS, WebSocket, WebSocket over TLS, a Unix socket.",
+        |l| &mut l.kind,
+    ),
+    key("address", ADDRESS, "Where to listen; must be given.", |l| &mut l.address),
+    key(
+        "socket_mode",
+        MODE,
+        "Permissions of a Unix socket's file; who may write to it may connect.",
+        |l| &mut l.socket_mode,
+    ),
     key("backlog", count(1, 65_535, "connections"), "As broker.backlog.", |l| &mut l.backlog),
+    key("message_rate_max", LISTENER_MESSAGES, "As broker.message_rate_max.", |l| {
+        &mut l.message_rate_max
+    }),
+    key("byte_rate_max", bytes(0, TIB), "As broker.byte_rate_max.", |l| &mut l.byte_rate_max),
     key(
         "proxy_protocol",
         Kind::Switch,
@@ -615,6 +654,12 @@ pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
         TEXT,
         "PEM file: revocation lists, one of every authority in clients' chains. Empty: none.",
         |l| &mut l.tls.crl,
+    ),
+    key(
+        "tls.user_from",
+        Kind::Choice(&["none", "cn", "subject"]),
+        "What of a client's certificate is its user name, whatever its CONNECT says: nothing, the common name, or the subject as CN=alice,O=example. For certificate in auth.chain.",
+        |l| &mut l.tls.user_from,
     ),
 ];
 

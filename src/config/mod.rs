@@ -21,8 +21,9 @@ mod yaml;
 
 use std::time::Duration;
 
-use octopus_engine::{DuplicateLogin, Limits, Pick, QueueFull};
+use octopus_engine::{DuplicateLogin, Limits, Pick, QueueFull, Rate};
 use octopus_mqtt::QoS;
+use octopus_runtime::stream::UserFrom;
 
 pub use auth::{Auth, AuthCache, AuthHttp, AuthRedis, Ban, Jwt, NoOpinion, OnError};
 pub use error::{ConfigError, Nearest, Place, Warning};
@@ -64,6 +65,9 @@ pub struct Broker {
     /// 0: any free port.
     pub port: u16,
     pub backlog: u32,
+    /// What all clients of the listener of `host` and `port` may send; 0: any number.
+    pub message_rate_max: u32,
+    pub byte_rate_max: usize,
     pub storage: StorageKinds,
     /// How a shared subscription picks its member.
     pub shared_pick: Pick,
@@ -106,9 +110,14 @@ pub struct Listener {
     /// For logs and metrics.
     pub name: String,
     pub kind: ListenerKind,
-    /// `host:port`.
+    /// `host:port`; of a Unix socket its path.
     pub address: String,
+    /// Permissions of a Unix socket's file, octal.
+    pub socket_mode: String,
     pub backlog: u32,
+    /// What all of its clients may send; 0: any number.
+    pub message_rate_max: u32,
+    pub byte_rate_max: usize,
     /// Connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// Networks of the proxies that are believed.
@@ -117,7 +126,7 @@ pub struct Listener {
     pub tls: ListenerTls,
 }
 
-/// Paths of PEM files; empty: none.
+/// Paths of PEM files, empty: none; and what a client's certificate says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenerTls {
     pub certificate: String,
@@ -125,6 +134,8 @@ pub struct ListenerTls {
     pub client_ca: String,
     pub require_client_certificate: bool,
     pub crl: String,
+    /// What of a client's certificate is its user name.
+    pub user_from: UserFrom,
 }
 
 /// What is spoken below MQTT.
@@ -137,6 +148,8 @@ pub enum ListenerKind {
     Ws,
     /// WebSocket over TLS.
     Wss,
+    /// A Unix socket.
+    Unix,
 }
 
 /// How many shards the node runs.
@@ -295,6 +308,8 @@ impl Default for Broker {
             host: "127.0.0.1".to_owned(),
             port: 20000,
             backlog: 1024,
+            message_rate_max: 0,
+            byte_rate_max: 0,
             storage: StorageKinds::default(),
             shared_pick: Pick::default(),
             server_reference: String::new(),
@@ -310,7 +325,10 @@ impl Default for Listener {
             name: String::new(),
             kind: ListenerKind::Tcp,
             address: String::new(),
+            socket_mode: "0660".to_owned(),
             backlog: Broker::default().backlog,
+            message_rate_max: 0,
+            byte_rate_max: 0,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
             tls: ListenerTls::default(),
@@ -394,8 +412,18 @@ impl Word for Storage {
 }
 
 impl Word for ListenerKind {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("ws", Self::Ws),
+        ("wss", Self::Wss),
+        ("unix", Self::Unix),
+    ];
+}
+
+impl Word for UserFrom {
     const WORDS: &'static [(&'static str, Self)] =
-        &[("tcp", Self::Tcp), ("tls", Self::Tls), ("ws", Self::Ws), ("wss", Self::Wss)];
+        &[("none", Self::None), ("cn", Self::CommonName), ("subject", Self::Subject)];
 }
 
 impl Word for WhenAway {
@@ -453,6 +481,8 @@ impl Config {
             kind: ListenerKind::Tcp,
             address: join_port(&self.broker.host, self.broker.port),
             backlog: self.broker.backlog,
+            message_rate_max: self.broker.message_rate_max,
+            byte_rate_max: self.broker.byte_rate_max,
             ..Listener::default()
         });
         first.into_iter().chain(self.listeners.iter().cloned()).collect()
@@ -467,8 +497,38 @@ pub fn limits_per_shard(node: &Limits, shards: u16) -> Limits {
         retained_count_max: node.retained_count_max.div_ceil(u32::from(shards)),
         retained_bytes_max: node.retained_bytes_max.div_ceil(usize::from(shards)),
         session_count_max: node.session_count_max.div_ceil(u32::from(shards)),
+        memory_bytes_max: node.memory_bytes_max.div_ceil(usize::from(shards)),
         ..node.clone()
     }
+}
+
+impl Listener {
+    /// Whether `address` is the path of a Unix socket: a host and a port have no slash.
+    pub(crate) fn has_path(&self) -> bool {
+        self.address.contains('/')
+    }
+
+    /// `socket_mode` as a number.
+    pub(crate) fn mode(&self) -> Option<u32> {
+        parse_mode(&self.socket_mode)
+    }
+}
+
+/// Reads permissions as `chmod` does: up to four octal digits.
+pub(crate) fn parse_mode(text: &str) -> Option<u32> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    is_octal.then(|| u32::from_str_radix(text, 8).ok())?.filter(|mode| *mode <= 0o777)
+}
+
+/// What the clients of each listener may send to one of `shards` shards: the listener's rates,
+/// divided and rounded up.
+pub fn listener_rates_per_shard(listeners: &[Listener], shards: u16) -> Vec<Rate> {
+    let shards = shards.max(1);
+    let rate = |listener: &Listener| Rate {
+        messages: listener.message_rate_max.div_ceil(u32::from(shards)),
+        bytes: listener.byte_rate_max.div_ceil(usize::from(shards)),
+    };
+    listeners.iter().map(rate).collect()
 }
 
 /// `host:port`, with brackets around an IPv6 address.
@@ -493,6 +553,21 @@ mod tests {
         assert_eq!(shard.retained_bytes_max, (1_usize << 30).div_ceil(3));
         assert_eq!(shard.queue_count_max, node.queue_count_max);
         assert_eq!(limits_per_shard(&node, 0).session_count_max, 1_000_000);
+    }
+
+    #[test]
+    fn permissions_are_octal() {
+        for (text, mode) in [
+            ("0660", Some(0o660)),
+            ("777", Some(0o777)),
+            ("1777", None),
+            ("0888", None),
+            ("66", None),
+            ("+660", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_mode(text), mode, "{text}");
+        }
     }
 
     #[test]

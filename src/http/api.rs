@@ -2,11 +2,14 @@
 //! describes it; a test holds the two together.
 
 mod list;
+mod trace;
 
 use hyper::{Method, StatusCode};
 use octopus_engine::{Ask, Found, Instant, Message, Search, ShardId};
 use octopus_mqtt::{MessageProperties, QoS, ReasonCode, TopicFilter, TopicName};
 use serde_json::{Value, json};
+
+pub use trace::Tracing;
 
 use super::{
     App, in_time,
@@ -52,6 +55,9 @@ pub(super) async fn answer(asked: &Asked, app: &App) -> Result<Answer, Refused> 
         (_, ["retained", topic]) => view::retained(&find_retained(app, topic).await?),
         (_, ["publish"]) => publish(app, &asked.body)?,
         (_, ["incidents"]) => incidents(asked, app).await?,
+        (&Method::POST, ["trace"]) => trace::start(app, &asked.body).await?,
+        (&Method::DELETE, ["trace"]) => trace::stop(app).await?,
+        (_, ["trace"]) => trace::read(asked, app).await?,
         (&Method::PUT, ["log"]) => set_log(app, &asked.body)?,
         (_, ["log"]) => json!({ "level": log_level(app, None)? }),
         (_, ["config", "reload"]) => reload(app)?,
@@ -65,12 +71,14 @@ fn methods_of(segments: &[&str]) -> Option<&'static [Method]> {
     const GET: &[Method] = &[Method::GET];
     const POST: &[Method] = &[Method::POST];
     const GET_DELETE: &[Method] = &[Method::GET, Method::DELETE];
+    const GET_POST_DELETE: &[Method] = &[Method::GET, Method::POST, Method::DELETE];
     const GET_PUT: &[Method] = &[Method::GET, Method::PUT];
     Some(match segments {
         ["openapi.json" | "status" | "nodes" | "listeners" | "clients" | "sessions"] => GET,
         ["subscriptions" | "retained" | "incidents"] => GET,
         ["clients" | "retained", _] => GET_DELETE,
         ["publish"] | ["config", "reload"] => POST,
+        ["trace"] => GET_POST_DELETE,
         ["log"] => GET_PUT,
         _ => return None,
     })
@@ -272,6 +280,6 @@ mod tests {
             let count = operations.as_object().expect("operations").keys();
             assert_eq!(count.filter(|key| *key != "parameters").count(), methods.len(), "{path}");
         }
-        assert_eq!(described, 17);
+        assert_eq!(described, 20);
     }
 }

@@ -16,10 +16,11 @@ mod view;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use octopus_engine::Stats;
+use octopus_engine::{NodeIndex, Stats};
 use tokio::sync::watch;
 
 pub use access::Access;
+pub use api::Tracing;
 pub use health::Readiness;
 pub use server::serve;
 
@@ -37,6 +38,8 @@ pub type LogLevel = Box<dyn Fn(Option<&str>) -> Result<String, String> + Send + 
 pub type Reload = Box<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
 /// The other nodes of the group, as the bridge knows them.
 pub type Nodes = Box<dyn Fn() -> Vec<NodeInfo> + Send + Sync>;
+/// What a node of the group is called that the shards know by its index.
+pub type NodeNames = Box<dyn Fn(NodeIndex) -> Option<String> + Send + Sync>;
 
 /// What a reload did.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +77,9 @@ pub struct App {
     pub reload: Reload,
     /// `None`: this node is alone.
     pub nodes: Option<Nodes>,
+    /// `None`: this node is alone.
+    pub node_names: Option<NodeNames>,
+    pub trace: Tracing,
     pub started: std::time::Instant,
 }
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use octopus_engine::{
-    ClientDetail, ClientInfo, Dropped, Histogram, Hop, Incident, Message, ShardId, Stats,
-    SubscriptionInfo, What,
+    ClientDetail, ClientInfo, Dropped, Happened, Histogram, Hop, Incident, Message, Origin,
+    ShardId, Stats, Step, SubscriptionInfo, What,
 };
 use octopus_mqtt::Version;
 use serde_json::{Map, Value, json};
@@ -164,6 +164,50 @@ pub(super) fn incident(age: Duration, shard: ShardId, incident: &Incident) -> Va
         "topic": (!incident.topic.is_empty()).then_some(&incident.topic),
         "count": incident.count,
     })
+}
+
+/// One step of a message. - `age`: since it happened.
+pub(super) fn step(app: &App, age: Duration, shard: ShardId, step: &Step) -> Value {
+    let mut value = happened(app, &step.happened);
+    value["time_ms"] = millis(SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)).into();
+    value["shard"] = shard.0.into();
+    value["client"] = json!((!step.client.is_empty()).then_some(&step.client));
+    value["topic"] = json!(step.topic);
+    value
+}
+
+fn happened(app: &App, happened: &Happened) -> Value {
+    match happened {
+        Happened::Received { qos, retain, bytes } => {
+            json!({ "step": "received", "qos": *qos as u8, "retain": retain, "bytes": bytes })
+        }
+        Happened::Matched { origin, subscribers } => {
+            let origin = match origin {
+                Origin::Client => "client",
+                Origin::Shard => "shard",
+                Origin::Node => "node",
+            };
+            json!({ "step": "matched", "origin": origin, "subscribers": subscribers })
+        }
+        Happened::Forwarded { shards, nodes } => {
+            let shards: Vec<u16> = shards.iter().map(|shard| shard.0).collect();
+            let name = |index| app.node_names.as_ref().and_then(|names| names(index));
+            let nodes = nodes.iter().map(|&index| name(index).unwrap_or_default());
+            json!({ "step": "forwarded", "shards": shards, "nodes": nodes.collect::<Vec<_>>() })
+        }
+        Happened::Queued { count } => json!({ "step": "queued", "queue_count": count }),
+        Happened::Sent { qos, packet_id, again } => {
+            let packet_id = packet_id.map(|id| id.get());
+            let qos = *qos as u8;
+            json!({ "step": "sent", "qos": qos, "packet_id": packet_id, "again": again })
+        }
+        Happened::Acknowledged { reason } => {
+            json!({ "step": "acknowledged", "reason": reason.name() })
+        }
+        Happened::AnswerWaits => json!({ "step": "answer_waits" }),
+        Happened::Answered { reason } => json!({ "step": "answered", "reason": reason.name() }),
+        Happened::Dropped(reason) => json!({ "step": "dropped", "reason": reason.label() }),
+    }
 }
 
 fn millis(time: SystemTime) -> u64 {

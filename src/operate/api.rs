@@ -3,7 +3,7 @@
 use std::{io, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -36,22 +36,37 @@ impl Api {
 
     /// - `resource`: below `/api/v1/`, encoded.
     pub(super) fn get(&self, resource: &str) -> io::Result<Value> {
-        self.ask(&Method::GET, resource)
+        self.ask(&Method::GET, resource, None)
+    }
+
+    pub(super) fn post(&self, resource: &str, body: &Value) -> io::Result<Value> {
+        self.ask(&Method::POST, resource, Some(body))
     }
 
     pub(super) fn delete(&self, resource: &str) -> io::Result<Value> {
-        self.ask(&Method::DELETE, resource)
+        self.ask(&Method::DELETE, resource, None)
     }
 
-    fn ask(&self, method: &Method, resource: &str) -> io::Result<Value> {
-        let asked = self.request(method, resource);
+    /// Waits a while; `true` if Ctrl-C came meanwhile.
+    pub(super) fn is_interrupted_within(&self, time: Duration) -> bool {
+        let interrupted = async { tokio::time::timeout(time, tokio::signal::ctrl_c()).await };
+        self.runtime.block_on(interrupted).is_ok()
+    }
+
+    fn ask(&self, method: &Method, resource: &str, body: Option<&Value>) -> io::Result<Value> {
+        let asked = self.request(method, resource, body);
         let answered = self.runtime.block_on(async { tokio::time::timeout(TIMEOUT, asked).await });
         answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
             io::Error::new(error.kind(), format!("http://{}: {error}", self.authority))
         })
     }
 
-    async fn request(&self, method: &Method, resource: &str) -> io::Result<Value> {
+    async fn request(
+        &self,
+        method: &Method,
+        resource: &str,
+        body: Option<&Value>,
+    ) -> io::Result<Value> {
         let stream = TcpStream::connect(&self.authority).await?;
         let connected = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = connected.map_err(io::Error::other)?;
@@ -63,7 +78,11 @@ impl Api {
         if !self.token.is_empty() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(Full::<Bytes>::from(body)).map_err(io::Error::other)?;
         let answer = sender.send_request(request).await.map_err(io::Error::other)?;
         let status = answer.status();
         let body = answer.into_body().collect().await.map_err(io::Error::other)?.to_bytes();

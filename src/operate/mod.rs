@@ -5,6 +5,7 @@ mod api;
 mod mqtt;
 mod table;
 mod top;
+mod trace;
 
 use std::io::{self, Write as _};
 
@@ -37,6 +38,11 @@ pub enum Operation {
     Why {
         about: String,
     },
+    /// What happens to the messages of a client or a topic, as it happens.
+    Trace {
+        about: String,
+        seconds: u64,
+    },
     Publish {
         /// `host:port`; `None`: that of the configuration.
         at: Option<String>,
@@ -68,6 +74,9 @@ pub fn run(operation: &Operation, config: &Config) -> io::Result<()> {
             return mqtt::subscribe(&at(from), filter, *qos, *count);
         }
         Operation::Top { rounds } => return top::run(&Api::new(config)?, *rounds),
+        Operation::Trace { about, seconds } => {
+            return trace::run(&Api::new(config)?, about, *seconds);
+        }
         Operation::Status => status(&Api::new(config)?.get("status")?),
         Operation::Clients { search, all } => clients(&Api::new(config)?, search.as_deref(), *all)?,
         Operation::Client { client } => {

@@ -4,7 +4,7 @@
 //! Names begin with `octopus_`, counters end in `_total`, units are seconds and bytes. Labels
 //! are shard, listener, qos, reason, hop: none grows with the number of clients.
 
-use octopus_engine::{Dropped, Histogram, Hop, LISTENERS_COUNTED, Stats};
+use octopus_engine::{Dropped, Histogram, Hop, LISTENERS_COUNTED, LayerRefusal, Stats};
 
 use super::exposition::{Exposition, Format};
 use crate::process;
@@ -45,6 +45,15 @@ const GAUGES: &[Figure] = &[
     ("octopus_inflight_messages", "Messages sent and not yet acknowledged.", |s| s.inflight as f64),
     ("octopus_sockets", "Sockets open, those without a session included.", |s| {
         s.driver.sockets as f64
+    }),
+    ("octopus_memory_bytes", "Bytes counted for limits.memory_bytes_max.", |s| {
+        s.memory.used as f64
+    }),
+    ("octopus_memory_level", "What is shed for want of memory: 0 nothing, to 4 publishes.", |s| {
+        s.memory.level as u8 as f64
+    }),
+    ("octopus_memory_held", "Connections read once a second for want of memory.", |s| {
+        s.memory.held as f64
     }),
     ("octopus_loop_stall_seconds", "Longest turn of the shard's loop in the last minute.", |s| {
         s.driver.stall_max_us as f64 / 1e6
@@ -105,13 +114,25 @@ const COUNTERS: &[Figure] = &[
     ("octopus_sockets_refused", "Sockets closed at once: the node has as many as it may.", |s| {
         s.driver.accept_refused as f64
     }),
-    ("octopus_layers_refused", "Sockets refused by PROXY protocol, TLS or WebSocket.", |s| {
-        s.driver.layer_refused as f64
-    }),
-    ("octopus_layers_late", "Sockets closed: those layers were not through in time.", |s| {
-        s.driver.layer_timeouts as f64
+    ("octopus_accepts_paced", "Pauses in accepting: connections came faster than may.", |s| {
+        s.driver.accepts_paced as f64
     }),
     ("octopus_accept_errors", "Accepts that failed.", |s| s.driver.accept_errors as f64),
+    ("octopus_memory_connects_refused", "New sessions refused for want of memory.", |s| {
+        s.memory.connects_refused as f64
+    }),
+    ("octopus_memory_subscriptions_refused", "Subscriptions refused for want of memory.", |s| {
+        s.memory.subscriptions_refused as f64
+    }),
+    ("octopus_memory_holds", "Times a publisher was held for want of memory.", |s| {
+        s.memory.holds as f64
+    }),
+    ("octopus_memory_publishes_refused", "PUBLISH packets refused for want of memory.", |s| {
+        s.memory.publishes_refused as f64
+    }),
+    ("octopus_memory_packets_cut", "Connections closed within a packet, for memory.", |s| {
+        s.memory.packets_cut as f64
+    }),
     ("octopus_pressure_turns", "Turns in which clients waited for a peer to catch up.", |s| {
         s.driver.pressure_turns as f64
     }),
@@ -145,6 +166,12 @@ impl Metrics {
         let listeners = self.listeners.iter().take(LISTENERS_COUNTED).enumerate();
         for (index, name) in listeners {
             let count: u64 = shards.iter().map(|s| s.connections_by_listener[index]).sum();
+            text.sample(&[("listener", name)], count as f64);
+        }
+        let help = "Times a client was read later because its listener was above its rate.";
+        text.counter("octopus_listener_reads_slowed", help);
+        for (index, name) in self.listeners.iter().take(LISTENERS_COUNTED).enumerate() {
+            let count: u64 = shards.iter().map(|s| s.reads_slowed_by_listener[index]).sum();
             text.sample(&[("listener", name)], count as f64);
         }
     }
@@ -189,6 +216,13 @@ fn by_reason(text: &mut Exposition, shards: &[Stats]) {
         for reason in Dropped::ALL {
             let labels = [("shard", &*shard.to_string()), ("reason", reason.label())];
             text.sample(&labels, stats.ledger.dropped_for(*reason) as f64);
+        }
+    }
+    text.counter("octopus_layers_refused", "Sockets closed by PROXY protocol, TLS or WebSocket.");
+    for (shard, stats) in shards.iter().enumerate() {
+        for reason in LayerRefusal::ALL {
+            let labels = [("shard", &*shard.to_string()), ("reason", reason.label())];
+            text.sample(&labels, stats.driver.layer_refused[*reason as usize] as f64);
         }
     }
 }
@@ -242,6 +276,7 @@ mod tests {
         for line in [
             "octopus_messages_received_total{shard=\"1\",qos=\"2\"} 3",
             "octopus_messages_dropped_total{shard=\"0\",reason=\"queue_full\"} 0",
+            "octopus_layers_refused_total{shard=\"0\",reason=\"certificate_revoked\"} 0",
             "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"other_shard\"} 1",
             "octopus_delivery_latency_seconds_count{shard=\"0\",hop=\"queued\"} 0",
             "octopus_listener_connections{listener=\"tls\"} 0",

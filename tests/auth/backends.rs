@@ -65,7 +65,7 @@ fn wrong_passwords() -> Result<(), Failed> {
 }
 
 /// `octopus passwd [options] -b password file user`.
-pub(super) fn set(
+pub(crate) fn set(
     file: &std::path::Path,
     user: &str,
     password: &str,

@@ -12,6 +12,7 @@ use crate::harness::wire::Version;
 pub(super) const TESTS: &[(&str, Test)] = &[
     ("an_address_and_a_user_have_so_many_connections_and_no_more", connections),
     ("a_client_above_its_rate_is_slowed_and_loses_nothing", rate),
+    ("clients_of_a_listener_are_slowed_together_and_lose_nothing", listener_rate),
     ("the_newer_of_two_logins_is_refused_if_configured", duplicate),
     ("who_is_on_the_ban_list_is_not_let_in", banned),
     ("a_client_that_flaps_is_banned", flapping),
@@ -58,6 +59,42 @@ fn rate() -> Result<(), Failed> {
     for _ in 0..600 {
         reader.expect("publish")?;
     }
+    Ok(())
+}
+
+/// Two clients share what their listener may take.
+fn listener_rate() -> Result<(), Failed> {
+    let broker = open(&["--broker.message_rate_max=400"])?;
+    let mut reader = Client::let_in(&broker, Version::V5, &Card::new("r", "", ""))?;
+    reader.subscribe("t/+")?;
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = ["a", "b"]
+            .map(|id| {
+                let broker = &broker;
+                scope.spawn(move || -> Result<(), Failed> {
+                    let card = Card::new(id, "", "");
+                    let mut writer = Client::let_in(broker, Version::V5, &card)?;
+                    for _ in 0..30 {
+                        for _ in 0..20 {
+                            writer.send(&publish(&format!("t/{id}"), "x"))?;
+                        }
+                        writer.ping()?;
+                    }
+                    Ok(())
+                })
+            })
+            .into();
+        writers.into_iter().try_for_each(|writer| writer.join().expect("no writer panics"))
+    })?;
+    // 400 a second in two parts, the first second of each free: with both writers on one shard
+    // 1000 at 200 a second, else twice 400 at 200.
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1500), "1200 messages took {took:?}");
+    for _ in 0..1200 {
+        reader.expect("publish")?;
+    }
+    broker.wait_for("read more slowly")?;
     Ok(())
 }
 

@@ -20,6 +20,8 @@ use libtest_mimic::{Failed, Trial};
 use crate::harness::broker::Process;
 use crate::harness::wire::Version;
 
+pub(crate) use backends::set as set_password;
+
 type Test = fn() -> Result<(), Failed>;
 
 /// How long what must come may take.

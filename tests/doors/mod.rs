@@ -3,6 +3,8 @@
 //! between shards), openssl's, MQTT.js over WebSockets.
 
 mod certificates;
+mod identity;
+mod unix;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -16,9 +18,10 @@ use crate::harness::broker::{Process, free_port};
 use certificates::Certificates;
 
 type Test = fn() -> Result<(), Failed>;
+type Tests = &'static [(&'static str, Test)];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 6] = [
+    let own: Tests = &[
         ("messages_pass_over_tls_1_2_and_1_3", tls),
         ("mutual_tls_takes_the_known_and_refuses_the_revoked", mutual),
         ("certificates_are_read_again_on_sighup", reload),
@@ -26,7 +29,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("mqttjs_speaks_over_ws", || mqttjs("ws")),
         ("mqttjs_speaks_over_wss", || mqttjs("wss")),
     ];
-    tests.map(|(name, test)| Trial::test(format!("doors::{name}"), test)).into()
+    let all = [own, unix::TESTS, identity::TESTS];
+    let tests = all.into_iter().flatten();
+    tests.map(|&(name, test)| Trial::test(format!("doors::{name}"), test)).collect()
 }
 
 /// A broker with one more listener.
@@ -38,7 +43,15 @@ struct Door {
 
 impl Door {
     fn open(kind: &str, settings: &[&str]) -> Result<Self, Failed> {
-        let certificates = Certificates::make()?;
+        Self::open_with(Certificates::make()?, kind, settings)
+    }
+
+    /// With files that are there already; `@/` in a setting stands for their directory.
+    fn open_with(
+        certificates: Certificates,
+        kind: &str,
+        settings: &[&str],
+    ) -> Result<Self, Failed> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut all = vec![
             "--shards=2".to_owned(),

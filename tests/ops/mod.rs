@@ -6,6 +6,7 @@ mod dashboard;
 mod http;
 mod metrics;
 mod sys;
+mod trace;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -89,10 +90,11 @@ fn expect(holds: bool, what: impl std::fmt::Debug) -> Result<(), Failed> {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let groups: [(&str, &[(&str, Test)]); 4] = [
+    let groups: [(&str, &[(&str, Test)]); 5] = [
         ("metrics", &metrics::TESTS),
         ("api", &api::TESTS),
         ("sys", &sys::TESTS),
+        ("trace", &trace::TESTS),
         ("dashboard", &dashboard::TESTS),
     ];
     let all = groups.into_iter().flat_map(|(group, tests)| {

@@ -14,6 +14,7 @@ use crate::interest::{PeerIndex, PeerSet};
 use crate::message::{Message, Parcel};
 use crate::shard::Shard;
 use crate::subscriptions::{FilterId, Subscriber};
+use crate::trace::Happened;
 
 impl Shard {
     /// The peer number of a node: behind all shards.
@@ -83,11 +84,27 @@ impl Shard {
             };
             self.send(ShardId(peer), envelope);
         }
+        if self.trace.is_on && reached > 0 {
+            self.trace_forwarded(parcel, peers);
+        }
         if !nodes.is_empty() {
             let (message, receipt) = (parcel.message().clone(), self.confirmation());
             self.send_hub(Envelope::Bridge { message, nodes, receipt });
         }
         reached
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn trace_forwarded(&mut self, parcel: &Parcel<'_>, peers: &PeerSet) {
+        let (mut shards, mut nodes) = (Vec::new(), Vec::new());
+        for peer in peers.iter() {
+            match peer.checked_sub(self.config.shards) {
+                Some(node) => nodes.push(NodeIndex(node)),
+                None => shards.push(ShardId(peer)),
+            }
+        }
+        self.trace_step(None, parcel, Happened::Forwarded { shards, nodes });
     }
 
     /// Keeps a message retained on this node and, through the hub, on every other.

@@ -10,7 +10,7 @@ use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Instant, OutBuffer, Remote};
-use crate::rate::Meter;
+use crate::rate::Pace;
 use crate::receipt::Owed;
 use crate::subscriptions::SessionId;
 
@@ -44,11 +44,13 @@ pub(crate) struct Connection {
     pub(crate) out: OutBuffer,
     /// Bytes of shared chunks in `out`.
     pub(crate) shared_len: usize,
+    /// What of its buffers is in the shard's count.
+    counted: usize,
     pub(crate) user: Option<Box<str>>,
     pub(crate) acl: Option<Arc<Acl>>,
     pub(crate) extras: Option<Box<Extras>>,
     /// Made with the first bytes, if a rate is configured.
-    pub(crate) meter: Option<Box<Meter>>,
+    pub(crate) pace: Option<Box<Pace>>,
     /// Acknowledgements that wait; `None` if none does.
     pub(crate) owed: Option<Box<Owed>>,
 }
@@ -95,8 +97,10 @@ pub(crate) enum Pause {
     AwaitingAnswer = 2,
     /// As many of its messages as we take at a time wait to be acknowledged.
     AwaitingReceipts = 4,
-    /// It is ahead of its rate.
+    /// It, or its listener, is ahead of its rate.
     Rate = 8,
+    /// It publishes, and memory is scarce.
+    Memory = 16,
 }
 
 impl Connection {
@@ -118,10 +122,11 @@ impl Connection {
             inbox: Vec::new(),
             out: OutBuffer::default(),
             shared_len: 0,
+            counted: 0,
             user: None,
             acl: None,
             extras: None,
-            meter: None,
+            pace: None,
             owed: None,
         }
     }
@@ -166,6 +171,9 @@ pub(crate) fn discards_will(reason: ReasonCode) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     slots: Vec<Option<Box<Connection>>>,
+    len: usize,
+    /// Bytes in all buffers, as last counted.
+    buffered: usize,
 }
 
 impl Connections {
@@ -178,6 +186,7 @@ impl Connections {
         }
         assert!(self.slots[slot].is_none(), "the driver opened slot {slot} twice");
         self.slots[slot] = Some(Box::new(connection));
+        self.len += 1;
     }
 
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
@@ -192,7 +201,34 @@ impl Connections {
 
     pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
         self.get(id)?;
-        self.slots[id.slot as usize].take()
+        let removed = self.slots[id.slot as usize].take()?;
+        self.len -= 1;
+        self.buffered -= removed.counted;
+        Some(removed)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes that wait in connections' buffers in either direction.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Counts a connection's buffers anew.
+    pub(crate) fn recount(&mut self, id: ConnectionId) {
+        let Some(connection) = self.get_mut(id) else { return };
+        let before = connection.counted;
+        connection.counted = connection.inbox.len() + connection.out_len();
+        let now = connection.counted;
+        self.buffered = self.buffered - before + now;
+    }
+
+    pub(crate) fn is_counted(&self) -> bool {
+        let all = self.slots.iter().flatten();
+        all.clone().count() == self.len
+            && all.map(|connection| connection.counted).sum::<usize>() == self.buffered
     }
 
     pub(crate) fn ids(&self) -> Vec<ConnectionId> {

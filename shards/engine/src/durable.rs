@@ -376,6 +376,7 @@ impl Shard {
                 self.stats.ledger.queue();
             }
             self.stats.inflight += deliveries.inflight.len() as u64;
+            self.stats.inflight_bytes += deliveries.inflight_bytes() as u64;
             self.stats.queue_bytes += deliveries.queue_bytes as u64;
         }
         for (filter, grant) in record.subscriptions {

@@ -8,6 +8,7 @@ use crate::acl::Acl;
 use crate::durable::{DeliveryItem, RecordOp, SessionRecord};
 use crate::event::{ConnectionId, Instant, Remote};
 use crate::interest::PeerSet;
+use crate::memory::MemoryLevel;
 use crate::message::Message;
 use crate::query::{Answer, Query};
 use crate::stats::Stats;
@@ -72,7 +73,12 @@ pub enum Envelope {
     /// Hub to shard: the answer. One that was not asked for changes what a live connection
     /// may do, or ends it.
     Authenticated(Box<AuthAnswer>),
-    /// Shard to hub, if it authenticates: a connection that `Authenticate` named is gone.
+    /// Hub to shard: from now on ask before a client may connect, and tell who is connected.
+    AskHub,
+    /// Shard to hub, after `AskHub`: this client was let in before.
+    Live(Box<AuthRequest>),
+    /// Shard to hub, if it authenticates: a connection that `Authenticate` or `Live` named is
+    /// gone.
     Parted {
         connection: ConnectionId,
     },
@@ -176,6 +182,10 @@ pub enum Envelope {
     /// Hub to any shard: keep this as the retained message of its topic on this node, without
     /// telling the group.
     RetainHere(Message),
+    /// Shard to shard: so much of my part of the memory budget is used.
+    Memory {
+        level: MemoryLevel,
+    },
     /// Hub to shard: send `Stats`.
     StatsWanted,
     /// Shard to hub.

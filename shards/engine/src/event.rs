@@ -163,11 +163,13 @@ pub enum Notice {
         address: Option<SocketAddr>,
         reason: DisconnectReason,
     },
-    /// A connection ended before it had a session.
+    /// A connection ended before it had a session; at most one notice per second and shard.
     Refused {
         client: Option<Box<str>>,
         address: Option<SocketAddr>,
         reason: DisconnectReason,
+        /// How many were not told since the last one.
+        more: u64,
     },
     /// A message was dropped for this client; at most one notice per second and shard.
     Dropped {
@@ -176,6 +178,31 @@ pub enum Notice {
         reason: crate::Dropped,
         more: u64,
     },
+    /// The memory budget has got fuller or emptier; at most one notice per second and shard.
+    Memory {
+        level: crate::MemoryLevel,
+        /// Bytes used of the shard's budget.
+        used: usize,
+        budget: usize,
+        more: u64,
+    },
+    /// A client is read later because of its rate, or of its listener's; at most one notice per
+    /// second and shard.
+    Slowed {
+        /// Empty before its CONNECT is through.
+        client: Box<str>,
+        address: Option<SocketAddr>,
+        listener: ListenerId,
+        by: SlowedBy,
+        more: u64,
+    },
+}
+
+/// Whose rate a client was ahead of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowedBy {
+    Client,
+    Listener,
 }
 
 /// Why a connection ended, in a form to print.

@@ -21,6 +21,7 @@ use crate::message::{Dropped, Message, Parcel};
 use crate::session::{Extra, Queued, Sent};
 use crate::shard::{Random, Shard};
 use crate::subscriptions::{FilterId, Grant, GroupId, SessionId, Subscriber};
+use crate::trace::Happened;
 
 /// How a group picks among its online members. Scope: node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,8 +277,9 @@ impl Shard {
         }
         let filter = group.filter;
         if let Some(group) = self.groups.remove(id, key) {
-            for _ in &group.held {
-                self.stats.ledger.give_up(Dropped::NoMember);
+            for message in &group.held {
+                self.stats.ledger.unqueue();
+                self.drop_for_nobody(Dropped::NoMember, &message.parcel());
             }
         }
         self.withdraw(filter, Subscriber::Group(id));
@@ -355,7 +357,7 @@ impl Shard {
                 }
                 self.deliver_to_group(id, &mut message.parcel());
             }
-            None => self.stats.ledger.drop(Dropped::NoMember),
+            None => self.drop_for_nobody(Dropped::NoMember, &message.parcel()),
         }
     }
 
@@ -373,7 +375,7 @@ impl Shard {
     pub(crate) fn deliver_to_group(&mut self, id: GroupId, parcel: &mut Parcel<'_>) {
         let how = self.config.shared_pick;
         let Some(group) = self.groups.slots.get_mut(id.0 as usize).and_then(Option::as_mut) else {
-            return self.stats.ledger.drop(Dropped::NoMember);
+            return self.drop_for_nobody(Dropped::NoMember, parcel);
         };
         let Some(index) = group.pick(how, parcel.publisher, &mut self.random) else {
             return match group.elsewhere() {
@@ -390,6 +392,10 @@ impl Shard {
             return self.deliver_shared(key, member.session.id, grant, parcel);
         }
         self.stats.ledger.forward();
+        if self.trace.is_on {
+            let (shards, nodes) = (vec![member.shard], Vec::new());
+            self.trace_step(None, parcel, Happened::Forwarded { shards, nodes });
+        }
         let message = parcel.message().clone();
         let event = GroupEvent::Deliver { member, grant, message };
         self.send(member.shard, Envelope::Group(Box::new(GroupEnvelope { key, event })));
@@ -399,6 +405,10 @@ impl Shard {
     fn send_to_node_of_group(&mut self, id: GroupId, node: NodeIndex, parcel: &mut Parcel<'_>) {
         let Some(key) = self.groups.get_mut(id).map(|group| group.key.clone()) else { return };
         self.stats.ledger.forward();
+        if self.trace.is_on {
+            let (shards, nodes) = (Vec::new(), vec![node]);
+            self.trace_step(None, parcel, Happened::Forwarded { shards, nodes });
+        }
         let (message, receipt) = (parcel.message().clone(), self.confirmation());
         self.send_hub(Envelope::BridgeGroup { node, key, message, receipt });
     }
@@ -407,12 +417,12 @@ impl Shard {
     /// left here.
     pub(crate) fn deliver_to_own_members(&mut self, key: &str, parcel: &mut Parcel<'_>) {
         let Some(id) = self.groups.find(key) else {
-            return self.stats.ledger.drop(Dropped::NoMember);
+            return self.drop_for_nobody(Dropped::NoMember, parcel);
         };
         let Some(group) = self.groups.get_mut(id) else { return };
         let is_online = group.next_online().is_some();
         if group.members.is_empty() {
-            return self.stats.ledger.drop(Dropped::NoMember);
+            return self.drop_for_nobody(Dropped::NoMember, parcel);
         }
         match is_online {
             true => self.deliver_to_group(id, parcel),
@@ -426,13 +436,17 @@ impl Shard {
         let size = parcel.size();
         let is_full = group.held.len() >= count_max as usize || group.held_bytes + size > bytes_max;
         if parcel.qos == QoS::AtMostOnce {
-            self.stats.ledger.drop(Dropped::Offline);
+            self.drop_for_nobody(Dropped::Offline, parcel);
         } else if is_full {
-            self.stats.ledger.drop(Dropped::QueueFull);
+            self.drop_for_nobody(Dropped::QueueFull, parcel);
         } else {
             group.held_bytes += size;
             group.held.push_back(parcel.message().clone());
+            let count = group.held.len();
             self.stats.ledger.queue();
+            if self.trace.is_on {
+                self.trace_step(None, parcel, Happened::Queued { count });
+            }
         }
     }
 
@@ -532,8 +546,10 @@ impl Shard {
             return;
         }
         let before = (deliveries.inflight.len(), deliveries.queue_bytes);
+        let inflight_bytes = deliveries.inflight_bytes();
         let returned = deliveries.take_shared();
         self.stats.inflight -= (before.0 - deliveries.inflight.len()) as u64;
+        self.stats.inflight_bytes -= (inflight_bytes - deliveries.inflight_bytes()) as u64;
         self.stats.queue_bytes -= (before.1 - deliveries.queue_bytes) as u64;
         let member = self.member(id);
         for (key, message, serial) in returned {

@@ -63,7 +63,7 @@ impl Shard {
         if qos == QoS::AtMostOnce {
             let is_gone = matches!(**moving, Moving::Gone { .. });
             if is_gone {
-                self.stats.ledger.drop(Dropped::SessionEnded);
+                self.drop_for_nobody(Dropped::SessionEnded, parcel);
             }
             return is_gone;
         }
@@ -138,8 +138,8 @@ impl Shard {
     pub(crate) fn passed_on(&mut self, client_id: &str, items: Vec<Option<DeliveryItem>>) {
         for item in items {
             let Some(id) = self.sessions.find(client_id) else {
-                if item.is_some() {
-                    self.stats.ledger.drop(Dropped::SessionEnded);
+                if let Some(item) = item {
+                    self.drop_for_nobody(Dropped::SessionEnded, &item.message.parcel());
                 }
                 continue;
             };

@@ -47,6 +47,9 @@ pub struct Limits {
     pub session_count_max: u32,
     /// Longest Session Expiry Interval; a 3.1.1 session that is not clean gets it too.
     pub session_expiry_max: Duration,
+    /// Bytes that clients make this shard keep; 0: no budget. As it fills, things are shed in
+    /// the order of [`crate::MemoryLevel`]; what was promised is not.
+    pub memory_bytes_max: usize,
     /// PUBLISH packets a second from one client; 0: any. A client above it is read later;
     /// nothing is dropped. A second's worth may come at once. Per connection.
     pub message_rate_max: u32,
@@ -64,6 +67,26 @@ pub struct Limits {
     /// Messages of a retained replay handed over at a time; the next follow when these are
     /// sent. Per subscription.
     pub retained_slice_count: usize,
+}
+
+/// Messages and bytes a second; 0: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    pub messages: u32,
+    pub bytes: usize,
+}
+
+impl Rate {
+    pub(crate) fn is_any(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Limits {
+    /// What one client may send.
+    pub(crate) fn client_rate(&self) -> Rate {
+        Rate { messages: self.message_rate_max, bytes: self.byte_rate_max }
+    }
 }
 
 /// What gives way when a session's queue is full. Either is counted as `queue_full`.
@@ -105,6 +128,7 @@ impl Default for Limits {
             retained_bytes_max: 1 << 30,
             session_count_max: 1_000_000,
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
+            memory_bytes_max: 0,
             message_rate_max: 0,
             byte_rate_max: 0,
             duplicate_login: DuplicateLogin::TakeOver,

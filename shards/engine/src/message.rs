@@ -322,4 +322,7 @@ dropped! {
     NotAuthorized = "not_authorized",
     /// QoS 0 for a peer on the mesh that is too far behind.
     MeshFull = "mesh_full",
+    /// The memory budget ran short: QoS 0 for who does not keep up, or not retained; or it ran
+    /// out, and the publisher was refused.
+    Memory = "memory",
 }

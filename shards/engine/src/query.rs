@@ -13,6 +13,7 @@ use crate::recent::Incident;
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::subscriptions::{SessionId, Subscriber};
+use crate::trace::{TraceAsk, TraceSlice};
 
 /// Sessions one slice looks at.
 const LOOKED_AT_MAX: u32 = 2048;
@@ -44,6 +45,8 @@ pub enum Ask {
     Retained { filter: Box<str>, after: Option<Box<str>>, limit: usize },
     /// What went wrong lately for a client or a topic; empty: for all.
     Incidents { about: Box<str>, limit: usize },
+    /// Begin, read or stop following messages.
+    Trace(TraceAsk),
 }
 
 /// Which Client Identifiers are meant.
@@ -62,6 +65,7 @@ pub enum Found {
     Subscriptions { subscriptions: Vec<SubscriptionInfo>, next: Option<u32> },
     Retained { messages: Vec<Message>, next: Option<Box<str>> },
     Incidents { incidents: Vec<Incident>, now: Instant },
+    Trace(TraceSlice),
 }
 
 /// One session and, while its client is there, its connection.
@@ -127,7 +131,7 @@ impl Search {
 
 impl Shard {
     /// Answers a question of the control plane.
-    pub(crate) fn answer(&self, ask: Ask) -> Found {
+    pub(crate) fn answer(&mut self, ask: Ask) -> Found {
         match ask {
             Ask::Clients { search, from, limit } => self.find_clients(&search, from, limit),
             Ask::Client { id } => Found::Client(self.client_detail(&id).map(Box::new)),
@@ -141,6 +145,7 @@ impl Shard {
                 incidents: self.recent.about(&about, limit.min(FOUND_MAX)),
                 now: self.now,
             },
+            Ask::Trace(ask) => Found::Trace(self.ask_trace(ask)),
         }
     }
 

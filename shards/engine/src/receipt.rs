@@ -249,6 +249,9 @@ impl Shard {
             let Some(out) = self.out(at) else { return };
             let properties = ReasonProperties::default();
             encode_ack(entry.kind, entry.packet_id, reason, &properties, version, out);
+            if self.trace.is_on {
+                self.trace_answered(at, entry.packet_id, reason);
+            }
         }
         self.resume_paid(at);
     }

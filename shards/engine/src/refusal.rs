@@ -47,6 +47,10 @@ pub(crate) enum Refusal {
     ClientIdInUse,
     /// This node keeps as many sessions as it may.
     TooManySessions,
+    /// Memory runs short: no newcomers.
+    NoMemoryForNewcomers,
+    /// Memory has run out: what came is not taken.
+    OutOfMemory,
     /// Authentication said no, or an operator did.
     Told(ReasonCode),
 }
@@ -86,6 +90,8 @@ impl Refusal {
                 (R::ClientIdNotValid, "the Client Identifier is connected already")
             }
             Self::TooManySessions => (R::QuotaExceeded, "no room for another session"),
+            Self::NoMemoryForNewcomers => (R::ServerBusy, "no memory for another session"),
+            Self::OutOfMemory => (R::QuotaExceeded, "no memory for this"),
             Self::Told(reason) => (reason, reason.name()),
         };
         (reason, text.into())

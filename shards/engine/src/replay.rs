@@ -144,7 +144,7 @@ impl Shard {
     /// Delivers one retained message, marked as such [MQTT-3.3.1-8].
     fn replay_one(&mut self, session: SessionId, message: &Message, grant: Grant) {
         if self.sessions.get(session).is_none() {
-            return self.stats.ledger.drop(Dropped::SessionEnded);
+            return self.drop_for_nobody(Dropped::SessionEnded, &message.parcel());
         }
         let extra = (grant.subscription_id != 0).then(|| {
             Box::new(Extra { subscription_ids: vec![grant.subscription_id], group: None })

@@ -4,8 +4,6 @@
 //! connection's buffer while the client is there and has quota, else into the queue.
 //! `pump` moves on what waits in a session when there is room again.
 
-use std::time::Duration;
-
 use octopus_mqtt::{
     AckKind, PacketId, PublishWire, QoS, ReasonProperties, Version, encode_ack, encode_publish_raw,
 };
@@ -16,16 +14,18 @@ use crate::envelope::SessionRef;
 use crate::event::Notice;
 use crate::latency::Hop;
 use crate::limits::QueueFull;
+use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
 use crate::recent::What;
 use crate::session::{Extra, Inflight, Queued, Sent};
 use crate::shard::{Shard, lend};
 use crate::subscriptions::{Grant, SessionId, Subscriber};
+use crate::trace::Happened;
 
 /// Where a message came from decides how far it may go (invariant 4): only what a client of
 /// this shard published travels on, so a loop cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub enum Origin {
     /// A client of this shard, or the node itself.
     Client,
     /// Another shard of this node.
@@ -57,7 +57,7 @@ enum Way {
 impl Shard {
     pub(crate) fn route_message(&mut self, message: &Message, origin: Origin) {
         if message.is_expired(self.now) {
-            return self.stats.ledger.drop(Dropped::Expired);
+            return self.drop_for_nobody(Dropped::Expired, &message.parcel());
         }
         self.route(&mut message.parcel(), origin, None);
     }
@@ -78,6 +78,9 @@ impl Shard {
         let filters = self.subscriptions.matching(parcel.topic, |subscriber, grant| {
             matches.push((subscriber, grant));
         });
+        if self.trace.is_on {
+            self.trace_step(None, parcel, Happened::Matched { origin, subscribers: matches.len() });
+        }
         let mut reached = if filters > 1 {
             self.deliver_merged(&mut matches, parcel, origin, publisher)
         } else {
@@ -88,15 +91,18 @@ impl Shard {
         if origin == Origin::Client {
             reached += self.forward(parcel);
             if reached == 0 {
-                self.stats.ledger.drop(Dropped::NoSubscriber);
-                self.note_unwanted(parcel, publisher);
+                self.drop_unwanted(parcel, publisher);
             }
         }
         reached
     }
 
-    /// Keeps in mind that nobody wanted this message, unless it waits as a retained one.
-    fn note_unwanted(&mut self, parcel: &Parcel<'_>, publisher: Option<SessionId>) {
+    /// Nobody wanted this message. That is kept in mind, unless it waits as a retained one.
+    fn drop_unwanted(&mut self, parcel: &Parcel<'_>, publisher: Option<SessionId>) {
+        self.stats.ledger.drop(Dropped::NoSubscriber);
+        if self.trace.is_on {
+            self.trace_step(publisher, parcel, Happened::Dropped(Dropped::NoSubscriber));
+        }
         if parcel.retain {
             return;
         }
@@ -104,6 +110,15 @@ impl Shard {
         let client = publisher.map_or("", |session| &session.client_id);
         let what = What::Dropped(Dropped::NoSubscriber);
         self.recent.note(self.now, client, parcel.topic.as_str(), what);
+    }
+
+    /// Drops a message that no session of this shard was to get yet.
+    pub(crate) fn drop_for_nobody(&mut self, reason: Dropped, parcel: &Parcel<'_>) {
+        self.stats.ledger.drop(reason);
+        self.recent.note(self.now, "", parcel.topic.as_str(), What::Dropped(reason));
+        if self.trace.is_on {
+            self.trace_step(None, parcel, Happened::Dropped(reason));
+        }
     }
 
     /// One filter matched: no session is in the list twice.
@@ -216,6 +231,9 @@ impl Shard {
             Way::Queue => {
                 let message = parcel.message().clone();
                 self.enqueue(id, Queued { message, qos, retain, serial: 0, extra });
+                if self.trace.is_on {
+                    self.trace_queued(id, parcel);
+                }
             }
             Way::Send => self.send_now(id, parcel, qos, retain, extra),
         }
@@ -229,6 +247,9 @@ impl Shard {
             return match connection {
                 None => Way::Drop(Dropped::Offline),
                 Some(c) if c.out_len() >= limits.out_bytes_max => Way::Drop(Dropped::SlowReader),
+                Some(c) if c.out_len() > 0 && self.memory.level() >= MemoryLevel::Short => {
+                    Way::Drop(Dropped::Memory)
+                }
                 Some(_) => Way::Send,
             };
         }
@@ -323,12 +344,16 @@ impl Shard {
             Some(packet_id) => {
                 let serial = session.deliveries().next_serial();
                 let message = parcel.message().clone();
+                self.stats.inflight_bytes += message.size() as u64;
                 let item = Queued { message, qos, retain, serial, extra: None };
                 let state = Sent::Published(item);
                 session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
                 self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
+        }
+        if self.trace.is_on {
+            self.trace_step(Some(id), parcel, Happened::Sent { qos, packet_id, again: false });
         }
     }
 
@@ -362,6 +387,7 @@ impl Shard {
         }
         self.record(id, || Change::Published { serial, packet_id });
         let Some(session) = self.sessions.get_mut(id) else { return };
+        self.stats.inflight_bytes += item.message.size() as u64;
         let state = Sent::Published(item);
         session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
         self.stats.inflight += 1;
@@ -393,6 +419,7 @@ impl Shard {
         if let Some(session) = self.sessions.get_mut(id) {
             session.deliveries().inflight.remove(index);
             self.stats.inflight -= 1;
+            self.stats.inflight_bytes -= item.message.size() as u64;
         }
         self.record(id, || Change::Done { serial: item.serial });
         self.stats.ledger.unqueue();
@@ -441,6 +468,10 @@ impl Shard {
             self.latency.delivered(at, item.message.received_at(), now);
         }
         self.touch(at);
+        if self.trace.is_on {
+            let happened = Happened::Sent { qos: item.qos, packet_id, again: dup };
+            self.trace_step(Some(id), &item.message.parcel(), happened);
+        }
         true
     }
 
@@ -513,18 +544,15 @@ impl Shard {
 
     /// Counts a drop and tells the operator, at most once a second.
     pub(crate) fn drop_for(&mut self, id: SessionId, reason: Dropped, parcel: &mut Parcel<'_>) {
-        const INTERVAL: Duration = Duration::from_secs(1);
         self.stats.ledger.drop(reason);
         let client = self.sessions.get(id).map_or("", |session| &session.client_id);
         self.recent.note(self.now, client, parcel.topic.as_str(), What::Dropped(reason));
-        if self.now < self.drop_notice_at {
-            self.drops_unnoticed += 1;
-            return;
+        if self.trace.is_on {
+            self.trace_step(Some(id), parcel, Happened::Dropped(reason));
         }
         let Some(session) = self.sessions.get(id) else { return };
+        let Some(more) = self.quiet.dropped.may_say(self.now) else { return };
         let client = session.client_id.clone();
-        self.drop_notice_at = self.now.after(INTERVAL);
-        let more = std::mem::take(&mut self.drops_unnoticed);
         let message = parcel.message().clone();
         self.notice(Notice::Dropped { client, message, reason, more });
     }

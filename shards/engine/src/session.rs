@@ -102,6 +102,16 @@ pub(crate) enum Sent {
     Released,
 }
 
+impl Inflight {
+    /// Topic plus payload bytes that are kept for it.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.state {
+            Sent::Published(item) => item.message.size(),
+            Sent::Released => 0,
+        }
+    }
+}
+
 /// Retained messages on their way to one subscription.
 #[derive(Debug)]
 pub(crate) struct Replay {
@@ -257,6 +267,20 @@ impl Deliveries {
         Some(item)
     }
 
+    /// Topic plus payload bytes in flight. Cost: linear in what is in flight.
+    pub(crate) fn inflight_bytes(&self) -> usize {
+        self.inflight.iter().map(Inflight::bytes).sum()
+    }
+
+    /// The messages of these that are still here: not those that the client has released.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
+        let sent = self.inflight.iter().filter_map(|sent| match &sent.state {
+            Sent::Published(item) => Some(item),
+            Sent::Released => None,
+        });
+        sent.chain(&self.queue).map(|item| &item.message)
+    }
+
     /// Messages that have not reached the client, as the ledger counts them.
     pub(crate) fn owed_count(&self) -> usize {
         self.queue.len() + self.inflight.len()
@@ -271,6 +295,7 @@ pub(crate) struct Sessions {
     by_client: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
     last_serial: u32,
+    name_bytes: usize,
 }
 
 impl Sessions {
@@ -281,7 +306,13 @@ impl Sessions {
             by_client: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             last_serial: 0,
+            name_bytes: 0,
         }
+    }
+
+    /// Bytes of all Client Identifiers.
+    pub(crate) fn name_bytes(&self) -> usize {
+        self.name_bytes
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -323,6 +354,7 @@ impl Sessions {
         });
         self.last_serial = self.last_serial.wrapping_add(1);
         let id = SessionRef { id: SessionId(slot), serial: self.last_serial };
+        self.name_bytes += client_id.len();
         let hash = self.hash(client_id);
         self.slots[slot as usize] = Some(Box::new(Session::new(id, client_id)));
         let Self { slots, by_client, hasher, .. } = self;
@@ -349,7 +381,9 @@ impl Sessions {
             entry.remove();
         }
         self.free.push(id.0);
-        self.slots[id.0 as usize].take()
+        let removed = self.slots[id.0 as usize].take()?;
+        self.name_bytes -= removed.client_id.len();
+        Some(removed)
     }
 
     fn hash(&self, client_id: &str) -> u64 {

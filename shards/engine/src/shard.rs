@@ -16,9 +16,12 @@ use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, O
 use crate::group::Groups;
 use crate::interest::{Interest, PeerSet};
 use crate::latency::Sampler;
-use crate::limits::Limits;
+use crate::limits::{Limits, Rate};
+use crate::memory::Memory;
 use crate::message::Message;
 use crate::query::Answer;
+use crate::quiet::Lines;
+use crate::rate::ListenerMeters;
 use crate::receipt::Receipts;
 use crate::recent::Recent;
 use crate::refusal::Refusal;
@@ -29,6 +32,7 @@ use crate::stats::Stats;
 use crate::subscriptions::{Grant, Subscriber, Subscriptions};
 use crate::template::Templates;
 use crate::timer::Wheel;
+use crate::trace::Trace;
 
 /// What a shard is told when it is made. Scope: shard.
 #[derive(Clone, Debug)]
@@ -37,6 +41,9 @@ pub struct ShardConfig {
     /// Shards of this node, at least 1.
     pub shards: u16,
     pub limits: Limits,
+    /// What all clients of a listener may send to this shard, by listener; listeners behind the
+    /// end may send any number.
+    pub listener_rates: Vec<Rate>,
     /// Seeds hashing and generated Client Identifiers. The same on every shard of a node,
     /// because it decides which shard is a client's home.
     pub seed: u64,
@@ -64,6 +71,7 @@ impl ShardConfig {
             id,
             shards,
             limits: Limits::default(),
+            listener_rates: Vec::new(),
             seed,
             authenticate: false,
             server_reference: None,
@@ -100,6 +108,7 @@ pub struct Shard {
     pub(crate) stats: Stats,
     pub(crate) latency: Sampler,
     pub(crate) recent: Recent,
+    pub(crate) trace: Trace,
     pub(crate) random: Random,
     outputs: VecDeque<Output>,
     /// Connections with bytes to write, or to close.
@@ -110,8 +119,9 @@ pub struct Shard {
     /// Past this moment the node's sessions may be another's.
     pub(crate) lease_until: Instant,
     pub(crate) is_fenced: bool,
-    pub(crate) drop_notice_at: Instant,
-    pub(crate) drops_unnoticed: u64,
+    pub(crate) quiet: Lines,
+    pub(crate) memory: Memory,
+    pub(crate) listener_meters: ListenerMeters,
     // Scratch memory, empty between inputs.
     pub(crate) templates: Templates,
     pub(crate) matches: Vec<(Subscriber, Grant)>,
@@ -128,8 +138,10 @@ pub(crate) enum Timer {
     Linger(ConnectionId),
     SessionEnd(SessionRef),
     Will(SessionRef),
-    /// Read a client again that was ahead of its rate.
+    /// Read a client again that was ahead of its rate, or whose listener was.
     Rate(ConnectionId),
+    /// Read a publisher that is held for want of memory.
+    Memory(ConnectionId),
     /// A session that moves has had its time.
     Handover(SessionRef),
     /// Go on with a retained replay that used up its share of a turn.
@@ -190,6 +202,7 @@ impl Shard {
             stats: Stats::default(),
             latency: Sampler::default(),
             recent: Recent::default(),
+            trace: Trace::default(),
             random: Random(seed ^ (u64::from(config.id.0) << 48)),
             outputs: VecDeque::new(),
             dirty: Vec::new(),
@@ -198,8 +211,9 @@ impl Shard {
             recorder: Recorder::default(),
             lease_until: if config.cluster { Instant(0) } else { Instant(u64::MAX) },
             is_fenced: config.cluster,
-            drop_notice_at: Instant::default(),
-            drops_unnoticed: 0,
+            quiet: Lines::default(),
+            memory: Memory::new(config.shards),
+            listener_meters: ListenerMeters::new(&config.listener_rates),
             templates: Templates::default(),
             matches: Vec::new(),
             peers: PeerSet::default(),
@@ -224,6 +238,7 @@ impl Shard {
             Input::Tick => {}
             Input::Stop { reason } => self.stop(reason),
         }
+        self.look_at_memory();
     }
 
     /// The next thing to do outside, until `None`. What goes to peers comes before what
@@ -256,6 +271,7 @@ impl Shard {
         stats.interest = self.interest.filter_count() as u64;
         stats.retained = self.retained.count() as u64;
         stats.retained_bytes = self.retained.bytes() as u64;
+        self.tell_memory(&mut stats.memory);
         stats
     }
 
@@ -317,30 +333,8 @@ impl Shard {
         self.pause_if_waiting(id);
         let published = self.stats.publish_received.iter().sum::<u64>() - published_before;
         self.charge(id, published, bytes.len() as u64);
-    }
-
-    /// Charges a connection for what it sent, and reads it later if it is ahead of its rate.
-    fn charge(&mut self, id: ConnectionId, messages: u64, bytes: u64) {
-        let limits = &self.config.limits;
-        if limits.message_rate_max == 0 && limits.byte_rate_max == 0 {
-            return;
-        }
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let meter = connection.meter.get_or_insert_default();
-        let Some(resume_at) = meter.charge(messages, bytes, limits, self.now) else { return };
-        self.timers.arm(resume_at, Timer::Rate(id));
-        self.stats.reads_slowed += 1;
-        if connection.pause(Pause::Rate) {
-            self.push(Output::PauseReading { connection: id });
-        }
-    }
-
-    fn resume_rate(&mut self, id: ConnectionId) {
-        let limits = &self.config.limits;
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let meter = connection.meter.get_or_insert_default();
-        if meter.charge(0, 0, limits, self.now).is_none() && connection.resume(Pause::Rate) {
-            self.push(Output::ResumeReading { connection: id });
+        if self.config.limits.memory_bytes_max > 0 {
+            self.hold_back(id, published > 0);
         }
     }
 
@@ -459,6 +453,9 @@ impl Shard {
         if let Some(session) = session.filter(|_| is_below_half) {
             self.pump(session);
         }
+        if self.config.limits.memory_bytes_max > 0 {
+            self.connections.recount(id);
+        }
         self.touch(id);
     }
 
@@ -488,6 +485,9 @@ impl Shard {
     }
 
     fn write_or_close(&mut self, id: ConnectionId) -> Option<Output> {
+        if self.config.limits.memory_bytes_max > 0 {
+            self.connections.recount(id);
+        }
         let connection = self.connections.get_mut(id)?;
         connection.is_dirty = false;
         if connection.writing.is_some() {
@@ -581,6 +581,7 @@ impl Shard {
             Timer::SessionEnd(session) => self.session_end_due(session),
             Timer::Will(session) => self.will_due(session),
             Timer::Rate(id) => self.resume_rate(id),
+            Timer::Memory(id) => self.read_held(id),
             Timer::Handover(session) => self.handover_due(session),
             Timer::Replay(session) => self.pump(session.id),
         }
@@ -641,12 +642,16 @@ impl Shard {
             (Envelope::Fence { barrier }, peer) => {
                 self.push(Output::Send { to: peer, envelope: Envelope::Fenced { barrier } });
             }
+            (Envelope::Memory { level }, Peer::Shard(shard)) => {
+                self.take_memory_level(shard, level);
+            }
             (Envelope::Fenced { barrier }, _) => self.fenced(barrier),
             (Envelope::Retain(message), _) => self.retain(message),
             (Envelope::RetainedQuery(query), peer) => self.answer_retained(peer, &query),
             (Envelope::RetainedFound(found), _) => self.retained_found(*found),
             (Envelope::Group(envelope), Peer::Shard(shard)) => self.group_event(shard, *envelope),
             (Envelope::Authenticated(answer), Peer::Hub) => self.authenticated(*answer),
+            (Envelope::AskHub, Peer::Hub) => self.ask_from_now_on(),
             (Envelope::Claimed(claimed), Peer::Hub) => self.claimed(*claimed),
             (Envelope::ClaimRefused { connection, reason }, Peer::Hub) => {
                 self.claim_refused(connection, reason);

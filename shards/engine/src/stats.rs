@@ -1,7 +1,8 @@
 //! What one shard counts: plain integers, read by asking. Scope: shard.
 
-use crate::event::ListenerId;
+use crate::event::{ListenerId, SlowedBy};
 use crate::latency::{Histogram, Hop};
+use crate::memory::MemoryStats;
 use crate::message::Dropped;
 use crate::session::Deliveries;
 
@@ -30,6 +31,8 @@ pub struct Stats {
     pub retained_bytes: u64,
     /// Gauge: QoS 1 and 2 messages sent and not yet acknowledged.
     pub inflight: u64,
+    /// Gauge: their topic plus payload bytes.
+    pub inflight_bytes: u64,
     /// Gauge: topic plus payload bytes that wait in session queues.
     pub queue_bytes: u64,
     /// Network Connections that began on this shard, or were handed over to it.
@@ -48,6 +51,9 @@ pub struct Stats {
     pub subscriptions_revoked: u64,
     /// Times a client was read later because it was above its message or byte rate.
     pub reads_slowed: u64,
+    /// Times a client was read later because its listener was above its rate, by listener as in
+    /// `connections_by_listener`.
+    pub reads_slowed_by_listener: [u64; LISTENERS_COUNTED],
     /// Sessions that ended because their expiry interval was over.
     pub sessions_expired: u64,
     /// All control packets and bytes, in and out.
@@ -63,6 +69,7 @@ pub struct Stats {
     pub publish_bytes_sent: u64,
     pub wills_sent: u64,
     pub ledger: Ledger,
+    pub memory: MemoryStats,
     /// From receipt to the end of the write to a subscriber, by [`Hop`]; sampled.
     pub latency: [Histogram; Hop::ALL.len()],
     /// What the driver around the shard counts; zero where there is none.
@@ -74,6 +81,13 @@ impl Stats {
         self.connections += 1;
         self.connections_by_listener[place(listener)] += 1;
         self.connects_accepted += 1;
+    }
+
+    pub(crate) fn slowed(&mut self, listener: ListenerId, by: SlowedBy) {
+        match by {
+            SlowedBy::Client => self.reads_slowed += 1,
+            SlowedBy::Listener => self.reads_slowed_by_listener[place(listener)] += 1,
+        }
     }
 
     pub(crate) fn parted(&mut self, listener: ListenerId) {
@@ -99,12 +113,12 @@ pub struct DriverStats {
     pub accepted: u64,
     /// Connections closed at once because the node has as many as it may.
     pub accept_refused: u64,
-    /// Connections that a layer below MQTT refused (PROXY protocol, TLS, WebSocket).
-    pub layer_refused: u64,
-    /// Connections closed because those layers took longer than the connect time-out.
-    pub layer_timeouts: u64,
+    /// Connections that ended in the layers below MQTT, by [`LayerRefusal`].
+    pub layer_refused: [u64; LayerRefusal::ALL.len()],
     /// Accepts that failed, for want of descriptors or memory.
     pub accept_errors: u64,
+    /// Times accepting paused because connections came faster than they may.
+    pub accepts_paced: u64,
     /// Gauge: requests under way on the ring.
     pub ring_depth: u64,
     /// Gauge: envelopes that wait for the peer that is furthest behind.
@@ -113,10 +127,68 @@ pub struct DriverStats {
     pub pressure_turns: u64,
 }
 
+/// Why a connection ended below MQTT: what a layer refused, or which was not through in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerRefusal {
+    /// No PROXY protocol header where there must be one, or a malformed one.
+    ProxyHeader,
+    /// A PROXY protocol listener was reached by who may not tell addresses.
+    UntrustedProxy,
+    /// Not TLS, an older version, an alert.
+    Tls,
+    /// No client certificate, or one that does not hold.
+    Certificate,
+    /// A client certificate on the revocation list.
+    Revoked,
+    /// Not the HTTP request that begins a WebSocket for MQTT.
+    Upgrade,
+    /// A WebSocket frame against the rules.
+    Frame,
+    /// The peer asks and does not read the answers.
+    Unread,
+    ProxyLate,
+    TlsLate,
+    UpgradeLate,
+}
+
+impl LayerRefusal {
+    pub const ALL: &'static [Self] = &[
+        Self::ProxyHeader,
+        Self::UntrustedProxy,
+        Self::Tls,
+        Self::Certificate,
+        Self::Revoked,
+        Self::Upgrade,
+        Self::Frame,
+        Self::Unread,
+        Self::ProxyLate,
+        Self::TlsLate,
+        Self::UpgradeLate,
+    ];
+
+    /// The label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ProxyHeader => "proxy_header",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::Tls => "tls",
+            Self::Certificate => "certificate",
+            Self::Revoked => "certificate_revoked",
+            Self::Upgrade => "websocket_upgrade",
+            Self::Frame => "websocket_frame",
+            Self::Unread => "answers_unread",
+            Self::ProxyLate => "proxy_header_late",
+            Self::TlsLate => "tls_late",
+            Self::UpgradeLate => "websocket_upgrade_late",
+        }
+    }
+}
+
 impl Stats {
     /// What a session had to deliver is no longer this shard's.
     pub(crate) fn let_go(&mut self, deliveries: &Deliveries) {
         self.inflight -= deliveries.inflight.len() as u64;
+        self.inflight_bytes -= deliveries.inflight_bytes() as u64;
         self.queue_bytes -= deliveries.queue_bytes as u64;
         self.shared_subscriptions -= deliveries.shared.len() as u64;
     }

@@ -72,6 +72,7 @@ pub struct Subscriptions {
     filters: Vec<Option<Filter>>,
     unused: Vec<FilterId>,
     subscription_count: usize,
+    text_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -97,6 +98,7 @@ impl Subscriptions {
             filters: Vec::new(),
             unused: Vec::new(),
             subscription_count: 0,
+            text_bytes: 0,
         }
     }
 
@@ -110,6 +112,7 @@ impl Subscriptions {
     ) -> Subscribed {
         let Some(id) = self.find_filter(filter) else {
             self.subscription_count += 1;
+            self.text_bytes += filter.as_str().len();
             let id = self.insert(Filter {
                 text: filter.as_str().into(),
                 subscribers: Subscribers::One(subscriber, grant),
@@ -140,6 +143,7 @@ impl Subscriptions {
             return Some(Unsubscribed { last: false, text: None });
         }
         let text = slot.take()?.text;
+        self.text_bytes -= text.len();
         self.unused.push(filter);
         self.index.remove(TopicFilter::assume_valid(&text), filter.0);
         Some(Unsubscribed { last: true, text: Some(text) })
@@ -209,6 +213,11 @@ impl Subscriptions {
 
     pub fn subscription_count(&self) -> usize {
         self.subscription_count
+    }
+
+    /// Bytes of all filters' texts.
+    pub fn text_bytes(&self) -> usize {
+        self.text_bytes
     }
 
     fn filter(&self, id: FilterId) -> Option<&Filter> {

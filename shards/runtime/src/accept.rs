@@ -39,11 +39,13 @@ pub(crate) struct Acceptor {
     failure_count: u64,
     failures: Occasional,
     refusals: Occasional,
+    paced_count: u64,
+    paced: Occasional,
 }
 
 /// Counts events, and says when to log them.
 #[derive(Debug, Default)]
-struct Occasional {
+pub(crate) struct Occasional {
     count: u64,
     quiet_until: Instant,
 }
@@ -51,7 +53,7 @@ struct Occasional {
 impl Occasional {
     /// Counts one more; returns how many came since the last time it did, or `None` while it
     /// is too early to log.
-    fn note(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn note(&mut self, now: Instant) -> Option<u64> {
         self.count += 1;
         if now < self.quiet_until {
             return None;
@@ -107,6 +109,8 @@ impl Acceptor {
             failure_count: 0,
             failures: Occasional::default(),
             refusals: Occasional::default(),
+            paced_count: 0,
+            paced: Occasional::default(),
         }
     }
 
@@ -131,6 +135,11 @@ impl Acceptor {
         self.failure_count
     }
 
+    /// Pauses because more came than the rate allows, so far.
+    pub(crate) fn paced_count(&self) -> u64 {
+        self.paced_count
+    }
+
     pub(crate) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
@@ -143,7 +152,20 @@ impl Acceptor {
                 ring.cancel(Token::new(Operation::Accept, slot));
             }
         }
+        self.note_paced(resume_at, now);
         self.retry_at = Some(resume_at);
+    }
+
+    /// Counts a pause when it begins.
+    fn note_paced(&mut self, resume_at: Instant, now: Instant) {
+        if self.retry_at == Some(resume_at) {
+            return;
+        }
+        self.paced_count += 1;
+        if let Some(count) = self.paced.note(now) {
+            let limit = self.pace.rate_max;
+            tracing::warn!(count, limit, "connections wait: more come a second than may");
+        }
     }
 
     /// Accepts again if a failure's pause is over.

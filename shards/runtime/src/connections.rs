@@ -130,6 +130,11 @@ impl Connections {
         self.slots.len() - self.free.len()
     }
 
+    /// Slots, free ones included.
+    pub(crate) fn slot_count(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.slots.iter().flatten()
     }

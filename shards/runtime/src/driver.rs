@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use octopus_engine::{
-    ConnectionId, Envelope, Input, Instant, ListenerId, LostCause, OutBuffer, Output, Peer, Remote,
-    ShardId,
+    ConnectionId, Envelope, Input, Instant, LayerRefusal, ListenerId, LostCause, OutBuffer, Output,
+    Peer, Remote, ShardId,
 };
 use octopus_mqtt::ReasonCode;
 use socket2::SockRef;
 
-use crate::accept::Acceptor;
+use crate::accept::{Acceptor, Occasional};
 use crate::connections::{Connections, Leaving, Phase};
 use crate::handoff::HandOff;
 use crate::mesh::{Inbox, Pressure, Sender};
@@ -51,9 +51,17 @@ const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
 /// What lies in a shard's inbox.
 #[derive(Debug)]
 pub(crate) enum Parcel {
-    Envelopes { from: Peer, envelopes: Vec<Envelope> },
+    Envelopes {
+        from: Peer,
+        envelopes: Vec<Envelope>,
+    },
     HandOff(Box<HandOff>),
-    Stop { reason: ReasonCode, deadline: Duration },
+    /// Certificates were read again: live clients are held against them.
+    Recheck,
+    Stop {
+        reason: ReasonCode,
+        deadline: Duration,
+    },
 }
 
 /// What the hub finds in its inbox.
@@ -92,6 +100,10 @@ pub(crate) struct Driver<S> {
     /// Connections in their layers, soonest deadline first.
     opening: VecDeque<(Instant, ConnectionId)>,
     connect_timeout: Duration,
+    /// By reason.
+    layer_refusals: [Occasional; LayerRefusal::ALL.len()],
+    /// The slot from which on clients' certificates have yet to be held against new files.
+    recheck_from: Option<u32>,
     /// Scratch: what a stack makes of the bytes that arrived.
     plain: Vec<u8>,
     completions: Vec<Completion>,
@@ -136,6 +148,8 @@ impl<S: Service> Driver<S> {
             closing: VecDeque::new(),
             opening: VecDeque::new(),
             connect_timeout: parts.connect_timeout,
+            layer_refusals: Default::default(),
+            recheck_from: None,
             plain: Vec::new(),
             completions: Vec::new(),
             origin: parts.origin,
@@ -179,7 +193,7 @@ impl<S: Service> Driver<S> {
     }
 
     fn sleep_time(&self) -> Duration {
-        if !self.mesh.inbox.is_empty() {
+        if !self.mesh.inbox.is_empty() || self.recheck_from.is_some() {
             return Duration::ZERO;
         }
         let due = [
@@ -404,6 +418,7 @@ impl<S: Service> Driver<S> {
                     }
                 }
                 Parcel::HandOff(handoff) => self.arrive(*handoff),
+                Parcel::Recheck => self.recheck_from = Some(0),
                 Parcel::Stop { reason, deadline } => self.stop(reason, deadline),
             }
         }
@@ -426,6 +441,8 @@ impl<S: Service> Driver<S> {
             self.service.handle(Input::Received { connection: id, bytes: &unread }, self.now);
         }
         self.unread_through_layers(id, &raw);
+        // On its way it was in no shard's hands.
+        self.recheck(id);
         self.receive(id);
     }
 
@@ -440,6 +457,7 @@ impl<S: Service> Driver<S> {
             self.shut(id, Shutdown::Both);
         }
         self.end_late_layers();
+        self.recheck_some();
         if self.stop_at.is_none() {
             self.acceptor.retry(&mut self.ring, self.now);
         }
@@ -504,6 +522,7 @@ impl<S: Service> Driver<S> {
         Gauges {
             sockets: self.connections.count(),
             accept_errors: self.acceptor.failure_count(),
+            accepts_paced: self.acceptor.paced_count(),
             ring_depth: self.ring.in_flight_count(),
             mesh_backlog: backlogs.chain([self.mesh.hub.backlog_count()]).max().unwrap_or(0),
         }

@@ -23,12 +23,13 @@ mod preflight;
 mod service;
 pub mod stream;
 mod tally;
+mod unix;
 mod wake;
 
 pub use hub::{HubHandle, HubSender};
-pub use listener::ListenerConfig;
+pub use listener::{Address, ListenerConfig};
 pub use mesh::BACKLOG_MAX;
-pub use node::{Node, NodeConfig, ShardFailed, Tuning, start};
+pub use node::{Certificates, Node, NodeConfig, ShardFailed, Tuning, start};
 /// The vocabulary of a [`Service`].
 pub use octopus_engine::{
     ConnectionId, Input, Instant, ListenerId, LostCause, OutBuffer, Output, Remote, ShardId,

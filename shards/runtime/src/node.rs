@@ -4,10 +4,10 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
@@ -17,13 +17,14 @@ use octopus_mqtt::ReasonCode;
 use crate::accept::Acceptor;
 use crate::driver::{Driver, MeshEnds, Parcel, Parts};
 use crate::hub::HubHandle;
-use crate::listener::{self, ListenerConfig};
+use crate::listener::{self, Address, ListenerConfig};
 use crate::mesh::{self, Inbox, Sender};
 use crate::net::Ring;
 use crate::placement;
 use crate::preflight::{StartError, preflight};
 use crate::service::Service;
-use crate::stream::Tls;
+use crate::stream::{Tls, TlsError, TlsFiles};
+use crate::unix::SocketFile;
 use crate::wake::Wake;
 
 /// What a node is told when it starts. Scope: node.
@@ -88,7 +89,9 @@ impl Default for Tuning {
 
 /// A running node.
 pub struct Node {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
+    /// Of Unix sockets; removed when the node is told to stop.
+    socket_files: Mutex<Vec<SocketFile>>,
     shards: Vec<Sender<Parcel>>,
     hub: Option<HubHandle>,
     threads: Vec<ExecutorJoinHandle<()>>,
@@ -96,6 +99,43 @@ pub struct Node {
     tls: Vec<(ListenerId, Arc<Tls>)>,
     stopping: AtomicBool,
     seed: u64,
+}
+
+/// The certificates, keys and revocation lists of one listener. Scope: node.
+pub struct Certificates {
+    listener: ListenerId,
+    tls: Arc<Tls>,
+    shards: Vec<Sender<Parcel>>,
+}
+
+impl Certificates {
+    pub fn listener(&self) -> ListenerId {
+        self.listener
+    }
+
+    /// The files they are read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let TlsFiles { certificate, key, client_ca, crl, .. } = self.tls.files().clone();
+        [Some(certificate), Some(key), client_ca, crl].into_iter().flatten().collect()
+    }
+
+    /// When the server's certificate ends, seconds since 1970.
+    pub fn not_after_s(&self) -> i64 {
+        self.tls.not_after_s()
+    }
+
+    /// Reads the files again, for connections that come from now on; live ones are held against
+    /// them, and closed if their certificate does not hold any more. Blocks while it reads.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why. What was read before stays in force, all of it.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.tls.reload()?;
+        for shard in &self.shards {
+            shard.push(0, Parcel::Recheck);
+        }
+        Ok(())
+    }
 }
 
 /// A shard's thread is over.
@@ -133,7 +173,7 @@ where
     preflight()?;
     let cores = placement::place(config.shards, &placement::allowed_cores()?);
     let count = u16::try_from(cores.len()).expect("place gives at most 65535");
-    let (addresses, sockets) = bind_all(&config.listeners, count)?;
+    let Listening { addresses, sockets, files } = bind_all(&config.listeners, count)?;
     let mesh = Mesh::new(count)?;
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
     let (ended_sender, ended) = flume::unbounded();
@@ -141,6 +181,7 @@ where
     let origin = std::time::Instant::now();
     let mut node = Node {
         addresses,
+        socket_files: Mutex::new(files),
         shards: mesh.shards.clone(),
         hub: Some(HubHandle::new(mesh.shards.clone(), mesh.hub_inbox, origin)),
         threads: Vec::new(),
@@ -272,28 +313,31 @@ impl Mesh {
     }
 }
 
-type ShardSockets = Vec<(ListenerId, OwnedFd)>;
+/// All listeners, bound.
+struct Listening {
+    addresses: Vec<Address>,
+    /// By shard.
+    sockets: Vec<Vec<(ListenerId, OwnedFd)>>,
+    files: Vec<SocketFile>,
+}
 
-/// Binds all listeners: their addresses, and for each shard its sockets.
-fn bind_all(
-    listeners: &[ListenerConfig],
-    shards: u16,
-) -> Result<(Vec<SocketAddr>, Vec<ShardSockets>), StartError> {
-    let mut addresses = Vec::new();
-    let mut by_shard: Vec<ShardSockets> = (0..shards).map(|_| Vec::new()).collect();
+fn bind_all(listeners: &[ListenerConfig], shards: u16) -> Result<Listening, StartError> {
+    let sockets = (0..shards).map(|_| Vec::new()).collect();
+    let mut all = Listening { addresses: Vec::new(), sockets, files: Vec::new() };
     for config in listeners {
         let bound = listener::bind(config, shards)?;
-        addresses.push(bound.address);
-        for (sockets, socket) in by_shard.iter_mut().zip(bound.sockets) {
+        all.addresses.push(bound.address);
+        all.files.extend(bound.file);
+        for (sockets, socket) in all.sockets.iter_mut().zip(bound.sockets) {
             sockets.push((config.id, socket));
         }
     }
-    Ok((addresses, by_shard))
+    Ok(all)
 }
 
 impl Node {
     /// The address of each listener, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
@@ -312,21 +356,18 @@ impl Node {
         self.hub.take()
     }
 
-    /// Reads certificates, keys and revocation lists again, for connections that come from now
-    /// on. Files that do not hold leave the old ones in force, and the log says why.
-    pub fn reload_certificates(&self) {
-        for (ListenerId(listener), tls) in &self.tls {
-            match tls.reload() {
-                Ok(()) => tracing::info!(listener, "certificates read again"),
-                Err(error) => tracing::error!(listener, %error, "the old certificates stay"),
-            }
-        }
+    /// The certificates of each listener that has some.
+    pub fn certificates(&self) -> Vec<Certificates> {
+        let all = self.tls.iter().cloned();
+        all.map(|(listener, tls)| Certificates { listener, tls, shards: self.shards.clone() })
+            .collect()
     }
 
     /// Tells every shard to stop: listeners close, the service gets `Input::Stop`, writes go
     /// out until `deadline` at the latest. Returns at once; [`Self::join`] waits.
     pub fn stop(&self, reason: ReasonCode, deadline: Duration) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.socket_files.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for shard in &self.shards {
             shard.push(0, Parcel::Stop { reason, deadline });
         }

@@ -1,6 +1,6 @@
 //! Writes the engine's notices to the log, one line each with its fields.
 
-use octopus_engine::{DisconnectReason, LostCause, Notice, ShardId};
+use octopus_engine::{DisconnectReason, LostCause, Notice, ShardId, SlowedBy};
 use tracing::{info, warn};
 
 pub(crate) fn log(shard: ShardId, notice: &Notice) {
@@ -32,9 +32,21 @@ pub(crate) fn log(shard: ShardId, notice: &Notice) {
             let address = address.as_ref().map(tracing::field::display);
             info!(shard, %client, address, reason = %Reason(reason), "disconnected");
         }
-        Notice::Refused { client, address, reason } => {
+        Notice::Refused { client, address, reason, more } => {
             let address = address.as_ref().map(tracing::field::display);
-            info!(shard, client = client.as_deref(), address, reason = %Reason(reason), "refused");
+            let (client, reason) = (client.as_deref(), Reason(reason));
+            info!(shard, client, address, %reason, more, "refused");
+        }
+        Notice::Memory { level, used, budget, more } => {
+            warn!(shard, ?level, used, budget, more, "limits.memory_bytes_max: how full it is");
+        }
+        Notice::Slowed { client, address, listener, by, more } => {
+            let (listener, address) = (listener.0, address.as_ref().map(tracing::field::display));
+            let limit = match by {
+                SlowedBy::Client => "limits.message_rate_max or limits.byte_rate_max",
+                SlowedBy::Listener => "message_rate_max or byte_rate_max of the listener",
+            };
+            info!(shard, %client, address, listener, limit, more, "read more slowly");
         }
         Notice::Dropped { client, reason, more, .. } => {
             warn!(shard, %client, ?reason, more, "message dropped");

@@ -3,10 +3,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
 use octopus_engine::ShardId;
 
+use crate::listener::Address;
 use crate::net;
 
 /// Locked memory that glommio asks for, in bytes.
@@ -28,7 +28,7 @@ pub enum StartError {
     /// The system tells no core that this process may use.
     NoCores,
     /// A listener could not be bound.
-    Bind { address: SocketAddr, cause: io::Error },
+    Bind { address: Address, cause: io::Error },
     /// A shard's thread did not come up.
     Shard { shard: ShardId, cause: Box<str> },
 }

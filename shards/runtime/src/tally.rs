@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use octopus_engine::{DriverStats, Instant};
+use octopus_engine::{DriverStats, Instant, LayerRefusal};
 
 /// The longest stall is that of the current span of this length and the one before.
 const SPAN: Duration = Duration::from_secs(30);
@@ -20,6 +20,7 @@ pub(crate) struct Tally {
 pub(crate) struct Gauges {
     pub(crate) sockets: usize,
     pub(crate) accept_errors: u64,
+    pub(crate) accepts_paced: u64,
     pub(crate) ring_depth: usize,
     pub(crate) mesh_backlog: usize,
 }
@@ -44,14 +45,9 @@ impl Tally {
         self.stats.accept_refused += 1;
     }
 
-    /// A layer below MQTT refused a connection.
-    pub(crate) fn layer_refused(&mut self) {
-        self.stats.layer_refused += 1;
-    }
-
-    /// The layers below MQTT took longer than the connect time-out.
-    pub(crate) fn layer_timed_out(&mut self) {
-        self.stats.layer_timeouts += 1;
+    /// A connection ended below MQTT.
+    pub(crate) fn layer_refused(&mut self, reason: LayerRefusal) {
+        self.stats.layer_refused[reason as usize] += 1;
     }
 
     /// All figures now.
@@ -60,6 +56,7 @@ impl Tally {
         self.stats.stall_max_us = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
         self.stats.sockets = gauges.sockets as u64;
         self.stats.accept_errors = gauges.accept_errors;
+        self.stats.accepts_paced = gauges.accepts_paced;
         self.stats.ring_depth = gauges.ring_depth as u64;
         self.stats.mesh_backlog = gauges.mesh_backlog as u64;
         self.stats.clone()
@@ -73,7 +70,13 @@ mod tests {
     #[test]
     fn the_longest_turn_is_told_for_at_least_30_and_at_most_60_seconds() {
         let mut tally = Tally::default();
-        let gauges = Gauges { sockets: 2, accept_errors: 0, ring_depth: 3, mesh_backlog: 0 };
+        let gauges = Gauges {
+            sockets: 2,
+            accept_errors: 0,
+            accepts_paced: 0,
+            ring_depth: 3,
+            mesh_backlog: 0,
+        };
         let mut told = Vec::new();
         for (second, us) in [(1, 700), (2, 20), (31, 20), (45, 20), (62, 20)] {
             tally.turn(Instant(second * 1_000_000), Duration::from_micros(us), second == 2);

@@ -55,7 +55,7 @@ fn descriptors_run_out_and_come_back_and_none_leaks() {
     let mut waiting: Vec<TcpStream> = sockets.into_iter().map(TcpStream::from).collect();
     assert!(waiting.len() > 5 * LEFT, "the node itself has {}", LIMIT - waiting.len());
     for client in &mut waiting {
-        let address = node.addresses()[0].into();
+        let address = node.addresses()[0].tcp().expect("it listens on TCP").into();
         SockRef::from(&*client).connect(&address).expect("the kernel completes it");
         client.write_all(b"e").expect("written");
     }

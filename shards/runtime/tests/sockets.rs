@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{Node, StartError, start};
-use support::{BULK_WRITE, Scripted, client, config, node, read_once};
+use support::{BULK_WRITE, Scripted, address, client, config, node, read_once};
 
 fn end(node: Node) {
     node.stop(ReasonCode::Success, Duration::from_secs(5));
@@ -168,7 +168,7 @@ fn a_stop_tells_every_client_and_ends() {
         client.write_all(b"e").expect("written");
         read(client, 1);
     }
-    let address = node.addresses()[0];
+    let address = address(&node);
     node.stop(ReasonCode::Success, Duration::from_secs(5));
     for client in &mut clients {
         assert_eq!(read(client, 4), b"stop");
@@ -204,7 +204,7 @@ fn a_shard_that_panics_fails_the_node() {
 fn an_address_in_use_is_said_so() {
     let first = node(&config(2));
     let mut config = config(2);
-    config.listeners[0].address = first.addresses()[0];
+    config.listeners[0].address = first.addresses()[0].clone();
     let error = start(&config, |shard, _, _| Scripted::new(shard)).err().expect("in use");
     assert!(matches!(error, StartError::Bind { .. }), "{error}");
     end(first);

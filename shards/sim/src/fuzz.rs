@@ -50,6 +50,7 @@ pub fn fuzz_operations(bytes: &[u8]) {
     }
     node.advance(Duration::from_secs(60));
     assert!(node.ledger_holds(), "the books balance at the end");
+    assert!(node.memory_is_counted(), "what is kept is counted");
 }
 
 /// The bytes as choices; zeros when they are used up.
@@ -104,6 +105,7 @@ fn config(input: &mut Bytes<'_>) -> NodeConfig {
         retained_slice_count: input.pick(&[1, 64]),
         shared_payload_min: input.pick(&[1, 2048]),
         keep_alive_max_s: input.pick(&[0, 5]),
+        memory_bytes_max: input.pick(&[1 << 50, 10_000]),
         ..Limits::default()
     };
     NodeConfig { limits, authenticate: input.flag(), ..NodeConfig::new(input.pick(&[1, 2, 3, 8])) }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use octopus_engine::{
     ConnectionId, Envelope, Input, Instant, Limits, ListenerId, LostCause, Notice, Output, Peer,
-    Pick, Recorded, Remote, Shard, ShardConfig, ShardId, Stats,
+    Pick, Rate, Recorded, Remote, Shard, ShardConfig, ShardId, Stats,
 };
 use octopus_mqtt::ReasonCode;
 
@@ -26,6 +26,8 @@ pub struct NodeConfig {
     /// 1 to 64.
     pub shards: u16,
     pub limits: Limits,
+    /// Of one shard, by listener; all of a node's sockets come from listener 0.
+    pub listener_rates: Vec<Rate>,
     /// Keys hashing: decides which shard is whose home.
     pub seed: u64,
     /// Ask the hub's policy before a client may connect.
@@ -41,7 +43,9 @@ impl NodeConfig {
     pub fn new(shards: u16) -> Self {
         Self {
             shards,
-            limits: Limits::default(),
+            // A budget that nobody uses up, so that what is counted for it can be looked at.
+            limits: Limits { memory_bytes_max: 1 << 50, ..Limits::default() },
+            listener_rates: Vec::new(),
             seed: 1,
             authenticate: false,
             shared_pick: Pick::default(),
@@ -88,6 +92,7 @@ impl Node {
         let seat = |id| Seat {
             engine: Shard::new(ShardConfig {
                 limits: config.limits.clone(),
+                listener_rates: config.listener_rates.clone(),
                 authenticate: config.authenticate,
                 shared_pick: config.shared_pick,
                 cluster: config.cluster,
@@ -281,6 +286,11 @@ impl Node {
     /// Whether invariant 5 holds on every shard.
     pub fn ledger_holds(&self) -> bool {
         self.seats.iter().all(|seat| seat.engine.stats().ledger.holds())
+    }
+
+    /// Whether every shard counts the memory it uses as a walk over everything finds it.
+    pub fn memory_is_counted(&self) -> bool {
+        self.seats.iter().all(|seat| seat.engine.memory_is_counted())
     }
 
     /// What operators would read, since the last call.

@@ -230,17 +230,33 @@ fn each_error_is_one_line_with_place_key_and_what_was_expected() {
         ("brokr:\n", "test.yml:1: brokr: no such key; the nearest is broker."),
         (
             "listeners:\n  - name: a\n    adress: 1\n",
-            "test.yml:3: listeners.0.adress: no such key; the nearest is address (host:port)",
+            "test.yml:3: listeners.0.adress: no such key; the nearest is address (host:port, or for kind unix a path with a slash)",
         ),
         (
             "listeners:\n  - name: a\n    address: nowhere\n",
-            "test.yml:3: listeners.0.address: \"nowhere\" is wrong; expected host:port",
+            "test.yml:3: listeners.0.address: \"nowhere\" is wrong; expected host:port, or for kind unix a path with a slash",
         ),
         (
             "listeners: [x]",
-            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, backlog, proxy_protocol, trusted_proxies, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl below it",
+            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, socket_mode, backlog, proxy_protocol, trusted_proxies, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl, tls.user_from below it",
         ),
         ("listeners:\n  - address: a:1\n", "listeners.0.name: not given; it must be"),
+        (
+            "listeners: [{name: a, kind: unix, address: 'a:1'}]",
+            "listeners.0.address: \"a:1\"; expected a path for kind unix",
+        ),
+        (
+            "listeners: [{name: a, kind: tls, address: 'a:1', tls: {user_from: cn, client_ca: a, certificate: a, key: a}}]",
+            "listeners.0.tls.user_from: given; expected certificate in auth.chain and broker.auth.enable",
+        ),
+        (
+            "listeners: [{name: a, address: /run/a}]",
+            "listeners.0.address: \"/run/a\"; expected host:port for this kind",
+        ),
+        (
+            "listeners:\n  - name: a\n    socket_mode: 0999\n",
+            "test.yml:3: listeners.0.socket_mode: \"0999\" is wrong; expected permissions in octal, 000 to 777",
+        ),
         (
             "listeners: [{name: a, address: '127.0.0.1:20000'}]",
             "listeners: \"a\" and \"default\" have one address, 127.0.0.1:20000",

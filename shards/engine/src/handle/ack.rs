@@ -9,6 +9,7 @@ use crate::refusal::Refusal;
 use crate::session::{Inflight, Queued, Sent};
 use crate::shard::Shard;
 use crate::subscriptions::SessionId;
+use crate::trace::Happened;
 
 impl Shard {
     /// The client has the QoS 1 message. An identifier we do not know is an old or repeated
@@ -47,6 +48,7 @@ impl Shard {
                 Sent::Released => true,
             };
             if is_ours {
+                self.stats.inflight_bytes -= sent.bytes() as u64;
                 taken = Some(std::mem::replace(&mut sent.state, Sent::Released));
                 reason = ReasonCode::Success;
                 let (serial, packet_id) = (sent.serial, ack.packet_id);
@@ -54,6 +56,10 @@ impl Shard {
             }
         }
         if let Some(Sent::Published(item)) = taken {
+            if self.trace.is_on {
+                let happened = Happened::Acknowledged { reason: ack.reason };
+                self.trace_step(Some(session), &item.message.parcel(), happened);
+            }
             self.shared_done(session, &item);
         }
         self.reply(id, AckKind::PubRel, ack.packet_id, reason);
@@ -112,6 +118,7 @@ impl Shard {
         }
         let taken = deliveries.remove_inflight(index)?;
         self.stats.inflight -= 1;
+        self.stats.inflight_bytes -= taken.bytes() as u64;
         match taken.state {
             Sent::Published(item) => Some(item),
             Sent::Released => None,
@@ -121,6 +128,10 @@ impl Shard {
     /// Books the end of a delivery. A client that refuses a message is not asked again, nor is
     /// another member of a shared group [MQTT-4.8.2-6].
     fn finish(&mut self, session: SessionId, item: &Queued, reason: ReasonCode) {
+        if self.trace.is_on {
+            let happened = Happened::Acknowledged { reason };
+            self.trace_step(Some(session), &item.message.parcel(), happened);
+        }
         if reason.is_error() {
             self.stats.ledger.unqueue();
             self.drop_for(session, Dropped::RefusedByClient, &mut item.message.parcel());

@@ -108,6 +108,32 @@ impl Shard {
         }
     }
 
+    /// Clients are let in with the hub's word only from here on; it hears of those that are
+    /// connected.
+    pub(crate) fn ask_from_now_on(&mut self) {
+        if std::mem::replace(&mut self.config.authenticate, true) {
+            return;
+        }
+        for id in self.connections.ids() {
+            let Some(connection) = self.connections.get(id) else { continue };
+            let Some(session) = connection.session() else { continue };
+            let Some(client_id) = self.sessions.get(session).map(|s| s.client_id.clone()) else {
+                continue;
+            };
+            let request = AuthRequest {
+                connection: id,
+                remote: connection.remote.clone(),
+                version: connection.version,
+                client_id,
+                user_name: connection.user.clone(),
+                password: None,
+                exchange: None,
+            };
+            let envelope = Envelope::Live(Box::new(request));
+            self.push(Output::Send { to: Peer::Hub, envelope });
+        }
+    }
+
     fn change_acl(&mut self, id: ConnectionId, acl: Option<Arc<Acl>>) {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.acl = acl;

@@ -17,6 +17,7 @@ use crate::envelope::{
 };
 use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
 use crate::limits::DuplicateLogin;
+use crate::memory::MemoryLevel;
 use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::session::NEVER;
@@ -225,6 +226,11 @@ impl Shard {
                 self.stats.takeovers += 1;
                 self.refuse(old, Refusal::TakenOver);
             }
+        }
+        let is_new = self.sessions.find(client_id).is_none();
+        if is_new && self.memory.level() >= MemoryLevel::Filling {
+            self.stats.memory.connects_refused += 1;
+            return Err(Refusal::NoMemoryForNewcomers);
         }
         match self.sessions.find(client_id) {
             Some(session) if clean_start => self.end_session(session),

@@ -15,9 +15,10 @@ use crate::message::Dropped;
 use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::route::Origin;
-use crate::session::{NEVER, Session};
+use crate::session::{Deliveries, NEVER, Session};
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::{SessionId, Subscriber};
+use crate::trace::Happened;
 
 impl Shard {
     pub(crate) fn pingreq(&mut self, id: ConnectionId) -> Result<(), Refusal> {
@@ -123,7 +124,10 @@ impl Shard {
                 if !matches!(waiting, Phase::AwaitingConnect) {
                     self.tell_parted(id);
                 }
-                return self.notice(Notice::Refused { client: None, address, reason });
+                if let Some(more) = self.quiet.refused.may_say(self.now) {
+                    self.notice(Notice::Refused { client: None, address, reason, more });
+                }
+                return;
             }
         };
         self.tell_parted(id);
@@ -234,6 +238,19 @@ impl Shard {
         is_out
     }
 
+    /// Keeps in mind which messages a session did not get any more.
+    fn note_lost(&mut self, id: SessionId, deliveries: &Deliveries) {
+        let what = What::Dropped(Dropped::SessionEnded);
+        for message in deliveries.messages() {
+            let client = self.sessions.get(id).map_or("", |session| &session.client_id);
+            self.recent.note(self.now, client, message.topic().as_str(), what.clone());
+            if self.trace.is_on {
+                let happened = Happened::Dropped(Dropped::SessionEnded);
+                self.trace_step(Some(id), &message.parcel(), happened);
+            }
+        }
+    }
+
     /// Ends a session: its will goes out first [MQTT-3.1.3-9], then nothing of it remains.
     pub(crate) fn end_session(&mut self, session: SessionId) {
         self.send_will(session);
@@ -256,6 +273,7 @@ impl Shard {
                 self.tell_group(&shared.key, GroupEvent::Leave { member });
             }
             self.stats.let_go(&deliveries);
+            self.note_lost(session, &deliveries);
             for _ in 0..deliveries.owed_count() {
                 self.stats.ledger.give_up(Dropped::SessionEnded);
             }

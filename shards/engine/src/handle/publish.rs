@@ -9,12 +9,14 @@ use crate::connection::Connection;
 use crate::durable::Change;
 use crate::envelope::Envelope;
 use crate::event::ConnectionId;
+use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel};
 use crate::receipt::{Acknowledgement, Then};
 use crate::refusal::Refusal;
 use crate::route::Origin;
 use crate::shard::Shard;
 use crate::subscriptions::SessionId;
+use crate::trace::Happened;
 
 impl Shard {
     pub(crate) fn publish(
@@ -39,6 +41,7 @@ impl Shard {
             }
         };
         let is_allowed = may_publish(connection, topic);
+        self.check_memory(id, session, publish.delivery)?;
         if let Delivery::ExactlyOnce(packet_id) = publish.delivery
             && !self.receive_once(session, packet_id)?
         {
@@ -65,7 +68,15 @@ impl Shard {
         if is_receipted {
             parcel.id = self.random.next();
         }
-        let reason = if is_allowed {
+        if self.trace.is_on {
+            let (retain, bytes) = (publish.retain, publish.payload.len());
+            self.trace_step(Some(session), &parcel, Happened::Received { qos, retain, bytes });
+        }
+        let reason = if is_allowed && self.memory.level() == MemoryLevel::Full {
+            self.stats.memory.publishes_refused += 1;
+            self.drop_for(session, Dropped::Memory, &mut parcel);
+            ReasonCode::QuotaExceeded
+        } else if is_allowed {
             if publish.retain {
                 self.retain_everywhere(parcel.message().clone());
             }
@@ -77,7 +88,13 @@ impl Shard {
             self.drop_for(session, Dropped::NotAuthorized, &mut parcel);
             ReasonCode::NotAuthorized
         };
-        if !is_receipted || !self.await_receipt(id, session, publish.delivery, reason) {
+        let is_put_off = is_receipted && self.await_receipt(id, session, publish.delivery, reason);
+        if self.trace.is_on
+            && let Some((_, packet_id)) = acknowledgement_of(publish.delivery)
+        {
+            self.trace_unanswered((id, packet_id), session, &parcel, is_put_off);
+        }
+        if !is_put_off {
             self.acknowledge(id, publish.delivery, reason);
         }
         Ok(())
@@ -126,6 +143,31 @@ impl Shard {
             return;
         }
         self.acknowledge(id, delivery, ReasonCode::Success);
+    }
+
+    /// Without memory for a message that must be acknowledged, a client that cannot be told of a
+    /// refusal is closed: it sends the message again later.
+    fn check_memory(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        delivery: Delivery,
+    ) -> Result<(), Refusal> {
+        let is_v5 = self.connections.get(id).is_some_and(|c| c.version == Version::V5);
+        if self.memory.level() < MemoryLevel::Full || is_v5 {
+            return Ok(());
+        }
+        let deliveries = self.sessions.get(session).and_then(|found| found.peek_deliveries());
+        let is_known = match delivery {
+            Delivery::AtMostOnce => true,
+            Delivery::AtLeastOnce(_) => false,
+            Delivery::ExactlyOnce(id) => deliveries.is_some_and(|found| found.has_received(id)),
+        };
+        if is_known {
+            return Ok(());
+        }
+        self.stats.memory.publishes_refused += 1;
+        Err(Refusal::OutOfMemory)
     }
 
     fn check_publish(&self, publish: &Publish<'_>, qos: QoS) -> Result<(), Refusal> {
@@ -180,6 +222,9 @@ impl Shard {
         }
         let Some(out) = self.out(id) else { return };
         encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
+        if self.trace.is_on {
+            self.trace_answered(id, packet_id, reason);
+        }
     }
 
     /// Keeps, or with an empty payload forgets, a retained message on the shard its topic is
@@ -201,12 +246,16 @@ impl Shard {
         }
         let limits = &self.config.limits;
         let is_new = self.retained.get(topic.as_str()).is_none();
+        let is_short = self.memory.level() >= MemoryLevel::Short;
+        if is_new && is_short && message.qos() == QoS::AtMostOnce {
+            return self.stats.ledger.drop(Dropped::Memory);
+        }
         let is_full = is_new && self.retained.count() >= limits.retained_count_max as usize
             || self.retained.bytes() + message.size() > limits.retained_bytes_max;
         if is_full {
             // What was retained before is older than this one: it would be stale.
             self.retained.remove(topic.as_str());
-            return self.stats.ledger.drop(Dropped::RetainedFull);
+            return self.drop_for_nobody(Dropped::RetainedFull, &message.parcel());
         }
         self.retained.insert(message);
     }

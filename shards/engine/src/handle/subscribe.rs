@@ -12,6 +12,7 @@ use crate::barrier::{PendingSubAck, Then};
 use crate::durable::Change;
 use crate::envelope::{Envelope, SessionRef};
 use crate::event::ConnectionId;
+use crate::memory::MemoryLevel;
 use crate::recent::What;
 use crate::refusal::Refusal;
 use crate::session::{Replay, SharedSubscription};
@@ -48,6 +49,9 @@ impl Shard {
             let reason = match self.may_subscribe(id, session, entry.filter) {
                 Err(reason) => {
                     self.stats.subscribes_denied += u64::from(reason == ReasonCode::NotAuthorized);
+                    let is_short = self.memory.level() >= MemoryLevel::Filling;
+                    let is_refused = is_short && reason == ReasonCode::QuotaExceeded;
+                    self.stats.memory.subscriptions_refused += u64::from(is_refused);
                     let client = self.sessions.get(session.id).map_or("", |s| &s.client_id);
                     let what = What::SubscriptionRefused(reason);
                     self.recent.note(self.now, client, entry.filter.as_str(), what);
@@ -83,11 +87,20 @@ impl Shard {
         if acl.is_some_and(|acl| !acl.allows_subscribe(filter)) {
             return Err(ReasonCode::NotAuthorized);
         }
+        if self.memory.level() >= MemoryLevel::Filling && !self.has_subscription(session, filter) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
         let count = self.sessions.get(session.id).map_or(0, |s| s.subscription_count());
         if count >= limits.subscription_count_max as usize {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(())
+    }
+
+    fn has_subscription(&self, session: SessionRef, filter: TopicFilter<'_>) -> bool {
+        let known = self.subscriptions.find(filter.as_str());
+        let subscriber = Subscriber::Session(session.id);
+        known.is_some_and(|known| self.subscriptions.grant(known, subscriber).is_some())
     }
 
     /// Adds or replaces one subscription [MQTT-3.8.4-3]; the QoS granted as Reason Code.

@@ -5,7 +5,13 @@ use octopus_engine::{Input, LostCause, OutBuffer, Remote};
 
 use super::{ConnectionId, Driver, Instant, OwnedFd, Phase, Service};
 use crate::connections::Connection;
-use crate::stream::{Flow, Refusal};
+use crate::stream::{Checked, Flow, Refusal};
+
+/// Clients whose certificates are held against new files in one turn: some milliseconds of
+/// signatures at the most.
+const RECHECK_WORK: u32 = 8;
+/// Connections looked at for that in one turn.
+const RECHECK_LOOKS: u32 = 4096;
 
 impl<S: Service> Driver<S> {
     /// A connection was accepted here: with its layers, or at once without.
@@ -69,17 +75,50 @@ impl<S: Service> Driver<S> {
         match flow {
             Ok(Flow::Going) => {}
             Ok(Flow::Ended) => self.lost(id, LostCause::ClosedByPeer),
-            Err(refusal) => {
-                let remote = self.connections.get(id).and_then(|connection| {
-                    let stack = connection.stack.as_ref().filter(|_| connection.is_live())?;
-                    Some(stack.remote().clone())
-                });
-                if let Some(remote) = remote {
-                    self.refused_by_layer(&remote, refusal);
-                    self.lost(id, LostCause::Layer);
-                }
+            Err(refusal) => self.refuse(id, refusal),
+        }
+    }
+
+    /// Ends a connection that one of its layers has refused.
+    fn refuse(&mut self, id: ConnectionId, refusal: Refusal) {
+        let remote = self.connections.get(id).and_then(|connection| {
+            let stack = connection.stack.as_ref().filter(|_| connection.is_live())?;
+            Some(stack.remote().clone())
+        });
+        if let Some(remote) = remote {
+            self.refused_by_layer(&remote, refusal);
+            self.lost(id, LostCause::Layer);
+        }
+    }
+
+    /// Holds a client's certificate against files that were read again.
+    pub(super) fn recheck(&mut self, id: ConnectionId) -> Checked {
+        let connection = self.connections.get(id).filter(|connection| connection.is_live());
+        let checked = connection.and_then(|connection| Some(connection.stack.as_mut()?.recheck()));
+        match checked {
+            None => Checked::Before,
+            Some(Ok(checked)) => checked,
+            Some(Err(refusal)) => {
+                self.refuse(id, refusal);
+                Checked::Now
             }
         }
+    }
+
+    /// Goes on with [`Self::recheck`] over all connections, some in each turn.
+    pub(super) fn recheck_some(&mut self) {
+        let Some(first) = self.recheck_from.take() else { return };
+        let (mut work_count, end) = (0, self.connections.slot_count());
+        for slot in first..end.min(first.saturating_add(RECHECK_LOOKS)) {
+            if work_count == RECHECK_WORK {
+                self.recheck_from = Some(slot);
+                return;
+            }
+            if let Some((id, _)) = self.connections.at(slot) {
+                work_count += u32::from(self.recheck(id) == Checked::Now);
+            }
+        }
+        self.recheck_from = Some(first.saturating_add(RECHECK_LOOKS)).filter(|next| *next < end);
     }
 
     /// Begins the next write of a connection with layers, unless one is in flight.
@@ -100,9 +139,12 @@ impl<S: Service> Driver<S> {
             && at <= self.now
         {
             self.opening.pop_front();
-            if self.is_in_layers(id) {
-                tracing::debug!(slot = id.slot, "layers were not through in time");
-                self.tally.layer_timed_out();
+            let connection = self.connections.get(id);
+            let connection =
+                connection.filter(|connection| matches!(connection.phase, Phase::Layers));
+            if let Some(stack) = connection.and_then(|connection| connection.stack.as_ref()) {
+                let (remote, late) = (stack.remote().clone(), stack.late());
+                self.refused_by_layer(&remote, late);
                 self.close(id);
             }
         }
@@ -126,10 +168,14 @@ impl<S: Service> Driver<S> {
         connection.is_some_and(|connection| matches!(connection.phase, Phase::Layers))
     }
 
-    fn refused_by_layer(&mut self, remote: &Remote, Refusal(reason): Refusal) {
-        self.tally.layer_refused();
+    /// Counts a refusal; of each reason one a second has a line in the log.
+    fn refused_by_layer(&mut self, remote: &Remote, refusal: Refusal) {
+        let Refusal { reason, why } = refusal;
+        self.tally.layer_refused(reason);
+        let Some(count) = self.layer_refusals[reason as usize].note(self.now) else { return };
         let address = remote.address.as_ref().map(tracing::field::display);
-        tracing::debug!(listener = remote.listener.0, address, reason, "refused below MQTT");
+        let (shard, listener, reason) = (self.id.0, remote.listener.0, reason.label());
+        tracing::warn!(shard, listener, address, reason, why, count, "refused below MQTT");
     }
 }
 

@@ -11,9 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use octopus_engine::{OutBuffer, Remote};
+use octopus_engine::{LayerRefusal, OutBuffer, Remote};
 
-pub use tls::{Tls, TlsError, TlsFiles};
+pub(crate) use tls::Checked;
+pub use tls::{Tls, TlsError, TlsFiles, UserFrom};
 use websocket::WebSocket;
 
 /// Answers of the layers (handshakes, pongs) that wait for a peer which does not read them.
@@ -31,9 +32,36 @@ pub struct Layers {
     pub websocket: bool,
 }
 
-/// A layer does not take what came: the connection ends. The text is for the log.
+/// A layer does not take what came: the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal(pub &'static str);
+pub struct Refusal {
+    /// What it is counted as.
+    pub reason: LayerRefusal,
+    /// For the log.
+    pub why: &'static str,
+}
+
+impl Refusal {
+    const fn proxy(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::ProxyHeader, why }
+    }
+
+    const fn tls(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Tls, why }
+    }
+
+    const fn certificate(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Certificate, why }
+    }
+
+    const fn upgrade(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Upgrade, why }
+    }
+
+    const fn frame(why: &'static str) -> Self {
+        Self { reason: LayerRefusal::Frame, why }
+    }
+}
 
 /// Whether a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +106,8 @@ impl Layers {
         }
         if self.proxy_protocol && !remote.address.is_none_or(|address| self.is_proxy(address.ip()))
         {
-            return Err(Refusal("not a trusted proxy"));
+            let reason = LayerRefusal::UntrustedProxy;
+            return Err(Refusal { reason, why: "not a trusted proxy" });
         }
         Ok(Some(Box::new(Stack {
             remote: remote.clone(),
@@ -127,7 +156,8 @@ impl Stack {
         }
         let flow = self.pass(bytes, plain);
         let is_flooded = self.answer.len() > ANSWER_BYTES_MAX;
-        let flow = if is_flooded { Err(Refusal("answers are not read")) } else { flow };
+        let unread = Refusal { reason: LayerRefusal::Unread, why: "answers are not read" };
+        let flow = if is_flooded { Err(unread) } else { flow };
         self.refused = flow.err();
         flow
     }
@@ -142,9 +172,19 @@ impl Stack {
         let was_open = self.is_open();
         let flow = self.unwrap(bytes, plain)?;
         if !was_open && self.is_open() {
+            // A handshake may take longer than the files stay as they are.
+            self.recheck()?;
             self.learn();
         }
         Ok(flow)
+    }
+
+    /// Holds the client's certificate against files that were read since it came.
+    ///
+    /// # Errors
+    /// If it does not hold any more.
+    pub(crate) fn recheck(&mut self) -> Result<Checked, Refusal> {
+        self.tls.as_mut().map_or(Ok(Checked::Before), tls::Session::recheck)
     }
 
     /// Through TLS and WebSocket, as far as there are any.
@@ -186,9 +226,22 @@ impl Stack {
         self.remote.address = told.or(self.remote.address);
     }
 
-    /// Whether all is known about the peer that the layers can tell.
+    /// The outermost layer that is not through, as what makes the connection late.
+    pub(crate) fn late(&self) -> Refusal {
+        let reason = if self.proxy.is_some() {
+            LayerRefusal::ProxyLate
+        } else if self.tls.as_ref().is_some_and(|tls| !tls.is_open()) {
+            LayerRefusal::TlsLate
+        } else {
+            LayerRefusal::UpgradeLate
+        };
+        Refusal { reason, why: "not through within limits.connect_timeout" }
+    }
+
+    /// Whether all is known about the peer that the layers can tell, and none has refused it.
     pub(crate) fn is_open(&self) -> bool {
-        self.proxy.is_none()
+        self.refused.is_none()
+            && self.proxy.is_none()
             && self.tls.as_ref().is_none_or(tls::Session::is_open)
             && self.websocket.as_ref().is_none_or(WebSocket::is_open)
     }

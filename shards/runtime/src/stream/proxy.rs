@@ -61,7 +61,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     } else if starts_alike(bytes, SIGNATURE) {
         binary(bytes)
     } else {
-        Err(Refusal("no PROXY protocol header"))
+        Err(Refusal::proxy("no PROXY protocol header"))
     }
 }
 
@@ -75,11 +75,11 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     let seen = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
     let Some(end) = seen.windows(2).position(|pair| pair == b"\r\n") else {
         return match seen.len() {
-            LINE_BYTES_MAX => Err(Refusal("a PROXY line over 107 bytes")),
+            LINE_BYTES_MAX => Err(Refusal::proxy("a PROXY line over 107 bytes")),
             _ => Ok(None),
         };
     };
-    let bad = Refusal("a malformed PROXY line");
+    let bad = Refusal::proxy("a malformed PROXY line");
     let text = std::str::from_utf8(&seen[..end]).map_err(|_| bad)?;
     let words: Vec<&str> = text.split(' ').collect();
     let source = match words[..] {
@@ -110,18 +110,18 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     let Some((head, rest)) = bytes.split_at_checked(HEAD_BYTES) else { return Ok(None) };
     let body_len = usize::from(u16::from_be_bytes([head[14], head[15]]));
     if body_len > BODY_BYTES_MAX {
-        return Err(Refusal("a PROXY header over 4096 bytes"));
+        return Err(Refusal::proxy("a PROXY header over 4096 bytes"));
     }
     let is_forwarded = match head[12] {
         0x20 => false,
         0x21 => true,
-        _ => return Err(Refusal("a PROXY header of unknown version or command")),
+        _ => return Err(Refusal::proxy("a PROXY header of unknown version or command")),
     };
     let Some(body) = rest.get(..body_len) else { return Ok(None) };
     let source = match head[13] {
         _ if !is_forwarded => None,
-        0x11 => Some(v4(body).ok_or(Refusal("a PROXY header without its addresses"))?),
-        0x21 => Some(v6(body).ok_or(Refusal("a PROXY header without its addresses"))?),
+        0x11 => Some(v4(body).ok_or(Refusal::proxy("a PROXY header without its addresses"))?),
+        0x21 => Some(v6(body).ok_or(Refusal::proxy("a PROXY header without its addresses"))?),
         // Unspecified, Unix, or a datagram's: the connection counts, its address does not.
         _ => None,
     };

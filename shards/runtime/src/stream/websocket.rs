@@ -161,7 +161,7 @@ impl WebSocket {
     fn check_head(&self, first: u8, second: u8) -> Result<(), (Status, Refusal)> {
         let opcode = first & 0x0f;
         let is_last = first & FIN != 0;
-        let refuse = |text| Err((Status::ProtocolError, Refusal(text)));
+        let refuse = |text| Err((Status::ProtocolError, Refusal::frame(text)));
         match opcode {
             _ if first & 0x70 != 0 => refuse("reserved bits in a WebSocket frame"),
             _ if second & MASKED == 0 => refuse("an unmasked WebSocket frame"),
@@ -172,7 +172,7 @@ impl WebSocket {
                 refuse("a WebSocket control frame over 125 bytes")
             }
             CONTINUATION | BINARY | CLOSE | PING | PONG => Ok(()),
-            1 => Err((Status::Unsupported, Refusal("a WebSocket text frame"))),
+            1 => Err((Status::Unsupported, Refusal::frame("a WebSocket text frame"))),
             _ => refuse("an unknown WebSocket opcode"),
         }
     }

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Read as _;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use octopus_runtime::{
-    ConnectionId, Input, Instant, ListenerConfig, ListenerId, Node, NodeConfig, OutBuffer, Output,
-    Service, ShardId, start, stream::Layers,
+    Address, ConnectionId, Input, Instant, ListenerConfig, ListenerId, Node, NodeConfig, OutBuffer,
+    Output, Service, ShardId, start, stream::Layers,
 };
 
 /// Bytes of one write of a bulk connection: some copied, most shared.
@@ -154,7 +154,7 @@ impl Service for Scripted {
 }
 
 pub(crate) fn config(shards: u16) -> NodeConfig {
-    let address = "127.0.0.1:0".parse().expect("an address");
+    let address = Address::Tcp("127.0.0.1:0".parse().expect("an address"));
     NodeConfig {
         shards: Some(shards),
         listeners: vec![ListenerConfig {
@@ -181,9 +181,14 @@ pub(crate) fn read_once(client: &mut TcpStream, bytes: &mut [u8]) -> usize {
     }
 }
 
+/// Where the node's first listener is.
+pub(crate) fn address(node: &Node) -> SocketAddr {
+    node.addresses()[0].tcp().expect("it listens on TCP")
+}
+
 /// A client that fails a test instead of hanging it.
 pub(crate) fn client(node: &Node) -> TcpStream {
-    let client = TcpStream::connect(node.addresses()[0]).expect("the node accepts");
+    let client = TcpStream::connect(address(node)).expect("the node accepts");
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
     client
 }

@@ -521,6 +521,7 @@ fn limits(random: &mut Random, is_lossy: bool) -> Limits {
         inflight_count_max: random.pick(&[1, 3, 128]),
         retained_slice_count: random.pick(&[1, 2, 64]),
         shared_payload_min: random.pick(&[1, 40, 2048]),
+        memory_bytes_max: 1 << 50,
         ..Limits::default()
     };
     if is_lossy {

@@ -2,5 +2,7 @@
 //! node's own contract.
 
 mod authentication;
+mod memory;
 mod node;
+mod rates;
 mod shared;

@@ -47,7 +47,7 @@ impl Request {
                 .map(|(accepted, text)| Some((accepted, text, from + end + 4 - before))),
             None if self.held.len() == REQUEST_BYTES_MAX => Err((
                 "431 Request Header Fields Too Large",
-                Refusal("a WebSocket request over 16 KiB"),
+                Refusal::upgrade("a WebSocket request over 16 KiB"),
             )),
             None => Ok(None),
         };
@@ -70,7 +70,7 @@ impl Request {
 }
 
 fn parse(bytes: &[u8]) -> Result<(Accepted, String), Answer> {
-    let bad = |text| ("400 Bad Request", Refusal(text));
+    let bad = |text| ("400 Bad Request", Refusal::upgrade(text));
     let mut fields = [httparse::EMPTY_HEADER; FIELD_COUNT_MAX];
     let mut request = httparse::Request::new(&mut fields);
     let parsed = request.parse(bytes);
@@ -78,7 +78,7 @@ fn parse(bytes: &[u8]) -> Result<(Accepted, String), Answer> {
         return Err(bad("a malformed HTTP request"));
     }
     if request.path.and_then(|path| path.split('?').next()) != Some(PATH) {
-        return Err(("404 Not Found", Refusal("a WebSocket request for another path")));
+        return Err(("404 Not Found", Refusal::upgrade("a WebSocket request for another path")));
     }
     let all = |name: &'static str| {
         let fields = request.headers.iter();
@@ -91,10 +91,13 @@ fn parse(bytes: &[u8]) -> Result<(Accepted, String), Answer> {
     };
     let upgrades = lists("Upgrade", "websocket") && lists("Connection", "upgrade");
     if request.method != Some("GET") || request.version != Some(1) || !upgrades {
-        return Err(("426 Upgrade Required", Refusal("an HTTP request without an upgrade")));
+        return Err((
+            "426 Upgrade Required",
+            Refusal::upgrade("an HTTP request without an upgrade"),
+        ));
     }
     if !lists("Sec-WebSocket-Version", "13") {
-        return Err(("426 Upgrade Required", Refusal("an unknown WebSocket version")));
+        return Err(("426 Upgrade Required", Refusal::upgrade("an unknown WebSocket version")));
     }
     if !lists("Sec-WebSocket-Protocol", PROTOCOL) {
         return Err(bad("a WebSocket without the sub-protocol mqtt"));
