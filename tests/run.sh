@@ -32,6 +32,8 @@ need redis-cli redis-tools
 need systemd-analyze systemd
 need curl curl
 need unshare util-linux
+need ip iproute2
+need faketime faketime
 ls /usr/lib/*/libseccomp.so.2 >/dev/null 2>&1 || packages="$packages libseccomp2"
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages="$packages python3-venv"
 if [ -n "$packages" ]; then

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use octopus_mqtt::{QoS, Version};
 
-use crate::compare::CompareOptions;
+use crate::{cluster::ClusterOptions, compare::CompareOptions};
 
 /// Load generator for MQTT brokers: many clients, little CPU, every message checked.
 ///
@@ -49,12 +49,14 @@ pub(crate) enum Command {
     Offline(OfflineOptions),
     /// Pick few subscriptions out of many with each message
     Subscriptions(SubscriptionsOptions),
+    /// Start groups of nodes with a Redis of their own and measure what crosses between them
+    Cluster(ClusterOptions),
     /// Run brokers interleaved on the same loads and print their ratios
     Compare(CompareOptions),
 }
 
 impl Command {
-    /// The options every load has; `None` for `compare`.
+    /// The options every load has; `None` for what starts brokers itself.
     pub(crate) fn common(&self) -> Option<&Common> {
         Some(match self {
             Self::Conn(o) | Self::Storm(o) => &o.common,
@@ -68,7 +70,7 @@ impl Command {
             Self::Retained(o) => &o.common,
             Self::Offline(o) => &o.clients.common,
             Self::Subscriptions(o) => &o.load.clients.common,
-            Self::Compare(_) => return None,
+            Self::Cluster(_) | Self::Compare(_) => return None,
         })
     }
 }
@@ -82,6 +84,10 @@ pub(crate) struct BrokerOptions {
     /// Port of the broker
     #[arg(short, long, default_value_t = 20000)]
     pub port: u16,
+    /// Ports of the nodes of a group, instead of --port: publishers are spread over them, and
+    /// each subscriber is on the node behind its publisher's
+    #[arg(long, value_delimiter = ',')]
+    pub group: Vec<u16>,
     /// Protocol version: 3.1.1 or 5
     #[arg(short = 'V', long, value_parser = version, default_value = "3.1.1")]
     pub mqtt_version: Version,

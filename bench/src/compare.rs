@@ -5,8 +5,8 @@
 //! every broker once, the figures are medians over the rounds, and what counts are the ratios
 //! within one run.
 
-mod broker;
-mod definition;
+pub(crate) mod broker;
+pub(crate) mod definition;
 mod place;
 mod scenario;
 mod table;
@@ -196,7 +196,7 @@ fn heading(options: &CompareOptions) -> String {
     )
 }
 
-fn unix_time_s() -> u64 {
+pub(crate) fn unix_time_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 

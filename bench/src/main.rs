@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod cluster;
 mod compare;
 mod connection;
 mod context;
@@ -47,8 +48,10 @@ fn main() -> ExitCode {
 
 /// Runs the command; `false` if a promise was broken.
 fn execute(command: &Command) -> io::Result<bool> {
-    if let Command::Compare(options) = command {
-        return compare::compare(options);
+    match command {
+        Command::Compare(options) => return compare::compare(options),
+        Command::Cluster(options) => return cluster::measure(options),
+        _ => {}
     }
     let json = command.common().is_some_and(|common| common.run.json);
     let mut kept = true;

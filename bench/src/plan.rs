@@ -28,7 +28,8 @@ pub(crate) struct Plan {
     pub name: &'static str,
     /// Tells this run's messages from those of others.
     pub run: u32,
-    pub broker: SocketAddr,
+    /// The nodes of one broker; see [`Self::node_of`].
+    pub nodes: Vec<SocketAddr>,
     /// `None`: plain TCP.
     pub tls: Option<tls::Config>,
     pub version: Version,
@@ -106,7 +107,7 @@ pub(crate) enum Spread {
 }
 
 impl Plan {
-    /// The runs of a sub-command, in order; none for `compare`, which makes its own.
+    /// The runs of a sub-command, in order; none for what makes its own.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -137,19 +138,20 @@ impl Plan {
             Command::Retained(o) => return Self::retained(o),
             Command::Offline(o) => return Self::offline(o),
             Command::Subscriptions(o) => Self::subscriptions(o)?,
-            Command::Compare(_) => return Ok(Vec::new()),
+            Command::Cluster(_) | Command::Compare(_) => return Ok(Vec::new()),
         }])
     }
 
     /// A run that connects nobody; the others add to it.
     fn new(name: &'static str, common: &Common) -> io::Result<Self> {
         let (broker, run) = (&common.broker, &common.run);
-        let address = (broker.host.as_str(), broker.port).to_socket_addrs()?.next();
-        let address = address.ok_or_else(|| io::Error::other("the host has no address"))?;
+        let ports = if broker.group.is_empty() { &vec![broker.port] } else { &broker.group };
+        let nodes = ports.iter().map(|&port| address_of(&broker.host, port));
+        let nodes = nodes.collect::<io::Result<_>>()?;
         Ok(Self {
             name,
             run: fresh_run(),
-            broker: address,
+            nodes,
             tls: broker.ca_file.as_deref().map(tls::config).transpose()?,
             version: broker.mqtt_version,
             username: broker.username.clone(),
@@ -298,6 +300,15 @@ impl Plan {
         Ok(plan.with(traffic))
     }
 
+    /// Where a client connects: publishers and idle clients go round, a subscriber is one node
+    /// further than the publisher of its number, so that in a group its messages cross.
+    pub(crate) fn node_of(&self, client: usize) -> SocketAddr {
+        let beyond = client.saturating_sub(self.publishers);
+        let is_subscriber = client >= self.publishers && beyond < self.subscribers;
+        let at = if is_subscriber { beyond + 1 } else { client };
+        self.nodes[at % self.nodes.len()]
+    }
+
     /// Subscribers of this process that each published message reaches.
     pub(crate) fn deliveries_per_message(&self) -> usize {
         match self.spread {
@@ -358,6 +369,11 @@ impl Plan {
     }
 }
 
+fn address_of(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let address = (host, port).to_socket_addrs()?.next();
+    address.ok_or_else(|| io::Error::other("the host has no address"))
+}
+
 /// `size` bytes beginning with room for a stamp, then `text`, then x. A text longer than `size`
 /// alone is sent as it is.
 fn payload(size: usize, text: Option<&str>) -> Vec<u8> {
@@ -403,6 +419,15 @@ mod tests {
         ] {
             assert_eq!(plans(line)[0].window, window, "{line}");
         }
+    }
+
+    #[test]
+    fn in_a_group_each_message_crosses() {
+        let plan = &plans("b pairs -c 3 --group 1,2,3")[0];
+        let ports: Vec<u16> = (0..6).map(|client| plan.node_of(client).port()).collect();
+        assert_eq!(ports, [1, 2, 3, 2, 3, 1]);
+        let plan = &plans("b conn -c 2 --port 9")[0];
+        assert_eq!((plan.node_of(0).port(), plan.node_of(1).port()), (9, 9));
     }
 
     #[test]

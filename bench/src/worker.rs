@@ -201,10 +201,11 @@ impl Worker {
     fn open(&mut self, number: usize, now: u64) {
         let plan = &self.context.plan;
         let index = self.connections.len();
+        let node = plan.node_of(number);
         let opened = role_of(plan, number).map_err(Failure::Topic).and_then(|role| {
-            let socket = net::start_connect(plan.broker, number)?;
+            let socket = net::start_connect(node, number)?;
             self.poll.add(&socket, index)?;
-            let tls = plan.tls.as_ref().map(|config| Tls::new(config, plan.broker)).transpose()?;
+            let tls = plan.tls.as_ref().map(|config| Tls::new(config, node)).transpose()?;
             Ok(Connection::new(number, socket, tls, role, now))
         });
         match opened {

@@ -6,17 +6,25 @@ use std::collections::HashMap;
 use octopus_engine::{Interest, PeerIndex, PeerSet, Presence, ReceiptId, ShardId};
 use octopus_mqtt::{TopicFilter, TopicName};
 
+/// Matches every topic but those that begin with `$`.
+const EVERYTHING: &str = "#";
+
 /// What the shards of this node want, each filter once: what the other nodes are told, and
 /// which shards a message from another node goes to.
 pub struct Wanted {
     filters: HashMap<Box<str>, PeerSet>,
     interest: Interest,
     groups: HashMap<Box<str>, Presence>,
+    /// The others send this node every message.
+    takes_all: bool,
 }
 
 impl Wanted {
-    pub fn new(seed: u64) -> Self {
-        Self { filters: HashMap::new(), interest: Interest::new(seed), groups: HashMap::new() }
+    /// - `takes_all`: tell the others that this node wants everything; its shards still get
+    ///   only what they want.
+    pub fn new(seed: u64, takes_all: bool) -> Self {
+        let interest = Interest::new(seed);
+        Self { filters: HashMap::new(), interest, groups: HashMap::new(), takes_all }
     }
 
     /// A shard wants a filter, or no longer does; the entry to tell the group if that changes
@@ -38,7 +46,8 @@ impl Wanted {
             return None;
         }
         self.filters.remove(filter);
-        Some(entry())
+        // What is always told is never taken back.
+        (!(self.takes_all && filter == EVERYTHING)).then(entry)
     }
 
     /// The members of a shared group on this node changed; what to take back and what to tell.
@@ -64,7 +73,9 @@ impl Wanted {
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
         let filters = self.filters.keys().map(|filter| Entry::Filter(filter.clone()));
         let groups = self.groups.iter();
-        filters.chain(groups.map(|(key, presence)| Entry::Group(key.clone(), *presence)))
+        let all = self.takes_all.then(|| Entry::Filter(EVERYTHING.into()));
+        let groups = groups.map(|(key, presence)| Entry::Group(key.clone(), *presence));
+        all.into_iter().chain(filters).chain(groups)
     }
 }
 
@@ -195,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_group_is_told_of_the_first_and_the_last_shard_only() {
-        let mut wanted = Wanted::new(1);
+        let mut wanted = Wanted::new(1, false);
         let told = Some(Entry::Filter("a/#".into()));
         assert_eq!(wanted.change(ShardId(0), "a/#", true), told);
         assert_eq!(wanted.change(ShardId(1), "a/#", true), None);
@@ -208,8 +219,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_takes_all_says_so_and_never_takes_it_back() {
+        let mut wanted = Wanted::new(1, true);
+        let all = Entry::Filter("#".into());
+        assert_eq!(wanted.entries().collect::<Vec<_>>(), [all.clone()]);
+        assert_eq!(wanted.change(ShardId(0), "#", true), Some(all));
+        assert_eq!(wanted.change(ShardId(0), "#", false), None);
+        assert_eq!(wanted.entries().count(), 1);
+        let mut shards = PeerSet::default();
+        wanted.shards_for(TopicName::parse("a").expect("a topic"), &mut shards);
+        assert!(shards.is_empty());
+    }
+
+    #[test]
     fn a_group_is_told_anew_when_its_members_come_or_go() {
-        let mut wanted = Wanted::new(1);
+        let mut wanted = Wanted::new(1, false);
         let key = "$share/g/a";
         let online = Entry::Group(key.into(), Presence::Online);
         let waiting = Entry::Group(key.into(), Presence::Offline);

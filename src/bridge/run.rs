@@ -128,6 +128,7 @@ impl Bridge {
     ) -> Self {
         let (batches, batches_out) = mpsc::channel(1);
         let Joined { config, work, events, catch, forgets_at_once, counters, seen } = joined;
+        let takes_all = !config.interest_routing;
         tokio::spawn(work.clone().write(batches_out));
         let mut bridge = Self {
             sender,
@@ -141,7 +142,7 @@ impl Bridge {
             batches,
             is_writing: false,
             link: LinkState::Away,
-            wanted: Wanted::new(seed),
+            wanted: Wanted::new(seed, takes_all),
             changes: Vec::new(),
             interest_last: 0,
             nodes: HashMap::new(),

@@ -548,6 +548,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
         |c| &mut c.cluster.inbox_count_max,
     ),
     key(
+        "cluster.interest_routing",
+        Kind::Switch,
+        "Whether the other nodes send this one only what its clients subscribe to; false: every message, which is of use to measure what routing saves.",
+        |c| &mut c.cluster.interest_routing,
+    ),
+    key(
         "cluster.compat.enable",
         Kind::Switch,
         "Whether to share the group with nodes of the Java Octopus: its JSON on <group>:PUB:BRIDGE and <group>:CLOSE:BRIDGE, both ways.",

@@ -230,6 +230,8 @@ pub struct Clustering {
     /// Entries in a node's inbox in Redis, each of one or more messages. At the limit messages
     /// for that node are held, then refused.
     pub inbox_count_max: u32,
+    /// Nodes send each other what is wanted, and not everything.
+    pub interest_routing: bool,
     /// Share the group with nodes of the predecessor.
     pub compat: Compat,
     pub mirror: Mirror,
@@ -373,6 +375,7 @@ impl Default for Clustering {
             hold_count_max: 100_000,
             hold_bytes_max: 256 << 20,
             inbox_count_max: 1_000_000,
+            interest_routing: true,
             compat: Compat::default(),
             mirror: Mirror::default(),
         }

@@ -39,7 +39,7 @@ impl Client {
 
     /// A client whose session waits for it.
     pub(super) fn open(node: &Process, id: &str, clean: bool) -> Result<Self, Failed> {
-        let mut options = MqttOptions::new(id, "127.0.0.1", node.address.port());
+        let mut options = MqttOptions::new(id, node.address.ip().to_string(), node.address.port());
         options.set_clean_session(clean).set_keep_alive(Duration::from_secs(60));
         options.set_inflight(1000);
         let (mqtt, mut connection) = Mqtt::new(options, 10_000);

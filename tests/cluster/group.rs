@@ -18,6 +18,9 @@ use crate::harness::broker::{Process, free_port};
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) struct Redis {
+    /// What stands before its command line.
+    prefix: Vec<String>,
+    address: Ipv4Addr,
     port: u16,
     directory: PathBuf,
     has_log: bool,
@@ -27,14 +30,25 @@ pub(super) struct Redis {
 impl Redis {
     /// - `has_log`: every write is in an append-only file before it is answered.
     pub(super) fn start(has_log: bool) -> Result<Self, Failed> {
+        Self::start_at(&[], Ipv4Addr::LOCALHOST, has_log)
+    }
+
+    /// Starts it somewhere else.
+    ///
+    /// - `prefix`: a program that runs the rest of the command line, and its arguments.
+    pub(super) fn start_at(
+        prefix: &[String],
+        address: Ipv4Addr,
+        has_log: bool,
+    ) -> Result<Self, Failed> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("octopus-cluster-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory)?;
         let port = free_port();
-        let child = spawn(port, &directory, has_log)?;
-        let redis = Self { port, directory, has_log, child };
+        let child = spawn(prefix, address, port, &directory, has_log)?;
+        let redis = Self { prefix: prefix.to_vec(), address, port, directory, has_log, child };
         redis.wait_until_there()?;
         Ok(redis)
     }
@@ -69,7 +83,8 @@ impl Redis {
         command.arg(&file).arg("--sentinel").current_dir(&directory);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
-        let sentinel = Self { port, directory, has_log: false, child };
+        let (prefix, address) = (Vec::new(), Ipv4Addr::LOCALHOST);
+        let sentinel = Self { prefix, address, port, directory, has_log: false, child };
         sentinel.wait_until_there()?;
         let mut connection = sentinel.connection()?;
         wait("the Sentinel knows the replica", || {
@@ -89,12 +104,13 @@ impl Redis {
 
     /// Starts it again, with what its log holds.
     pub(super) fn revive(&mut self) -> Result<(), Failed> {
-        self.child = spawn(self.port, &self.directory, self.has_log)?;
+        let Self { prefix, address, port, directory, has_log, .. } = &*self;
+        self.child = spawn(prefix, *address, *port, directory, *has_log)?;
         self.wait_until_there()
     }
 
     pub(super) fn connection(&self) -> Result<redis::Connection, Failed> {
-        let client = redis::Client::open((Ipv4Addr::LOCALHOST.to_string(), self.port))?;
+        let client = redis::Client::open((self.address.to_string(), self.port))?;
         let connection = client.get_connection()?;
         connection.set_read_timeout(Some(PATIENCE))?;
         Ok(connection)
@@ -112,7 +128,7 @@ impl Redis {
 
     fn wait_until_there(&self) -> Result<(), Failed> {
         wait("Redis answers", || {
-            let is_open = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok();
+            let is_open = TcpStream::connect((self.address, self.port)).is_ok();
             Ok(is_open
                 && self
                     .connection()
@@ -130,9 +146,17 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, directory: &PathBuf, has_log: bool) -> std::io::Result<Child> {
-    let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--save", "", "--appendfsync", "always"]);
+fn spawn(
+    prefix: &[String],
+    address: Ipv4Addr,
+    port: u16,
+    directory: &PathBuf,
+    has_log: bool,
+) -> std::io::Result<Child> {
+    let mut words = prefix.iter().map(String::as_str).chain(["redis-server"]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).args(["--save", "", "--appendfsync", "always"]);
+    command.args(["--protected-mode", "no", "--bind"]).arg(address.to_string());
     command.args(["--appendonly", if has_log { "yes" } else { "no" }]);
     command.arg("--port").arg(port.to_string()).arg("--dir").arg(directory);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

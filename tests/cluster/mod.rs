@@ -5,11 +5,14 @@ mod bans;
 mod cases;
 mod client;
 mod group;
+mod history;
+mod network;
 mod sessions;
 
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let cases = cases::all().into_iter().chain(sessions::all()).chain(bans::all());
+    let cases = cases.chain(history::all()).chain(network::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }

@@ -43,8 +43,36 @@ impl Process {
         }
     }
 
+    /// Starts the broker under test somewhere else.
+    ///
+    /// - `prefix`: a program that runs the rest of the command line, and its arguments; empty:
+    ///   none.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn start_at(
+        prefix: &[String],
+        environment: &[(String, String)],
+        settings: &[String],
+    ) -> Result<Self, String> {
+        let broker = env!("CARGO_BIN_EXE_octopus");
+        let mut command = match prefix.split_first() {
+            None => Command::new(broker),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(broker);
+                command
+            }
+        };
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        Self::listening(command, settings)
+    }
+
     fn octopus(program: PathBuf, settings: &[String]) -> Result<Self, String> {
-        let mut command = Command::new(program);
+        Self::listening(Command::new(program), settings)
+    }
+
+    fn listening(mut command: Command, settings: &[String]) -> Result<Self, String> {
         command.args(["--broker.host=127.0.0.1", "--broker.port=0", "--http.enable=false"]);
         command.args(settings);
         let mut process = Self::spawn(command, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;

@@ -81,6 +81,14 @@ impl Broker {
         self.homes.as_deref()
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
     fn wait_ready(&mut self, name: &str) -> io::Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < READY_TIMEOUT && self.child.try_wait()?.is_none() {
@@ -121,9 +129,13 @@ impl Drop for Broker {
     }
 }
 
-/// Two ports that nobody listens on.
-fn free_ports() -> io::Result<[u16; 2]> {
-    let one = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok([one.local_addr()?.port(), other.local_addr()?.port()])
+/// `N` ports that nobody listens on.
+pub(crate) fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
+    let free: Vec<_> =
+        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(free) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
 }

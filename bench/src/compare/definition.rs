@@ -65,8 +65,7 @@ pub(crate) fn definitions(options: &CompareOptions) -> io::Result<Vec<Definition
     }
     for peer in &options.peer {
         let (name, command) = named(peer)?;
-        let (name, command) = (name.to_owned(), command.to_owned());
-        definitions.push(Definition { name, command, ..Definition::default() });
+        definitions.push(Definition::new(name, command.to_owned()));
     }
     for config in &options.config {
         let (name, path) = named(config)?;
@@ -90,6 +89,11 @@ fn find<'a>(definitions: &'a mut [Definition], name: &str) -> io::Result<&'a mut
 }
 
 impl Definition {
+    /// - `command`: as in a file of `bench/peers`.
+    pub(crate) fn new(name: &str, command: String) -> Self {
+        Self { name: name.to_owned(), command, ..Self::default() }
+    }
+
     fn read(name: &str, text: &str) -> io::Result<Self> {
         let (head, config) = match text.split_once("\n---\n") {
             Some((head, config)) => (head, Some(config.to_owned())),

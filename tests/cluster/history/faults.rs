@@ -1,0 +1,102 @@
+//! What may happen to a group, one mishap a case; the history is judged after each.
+
+use std::{process::Command, thread, time::Duration};
+
+use libtest_mimic::Failed;
+
+use super::{
+    super::group::Redis,
+    Case,
+    scene::{Scene, Stage},
+};
+
+/// Acknowledgements of each publisher between two mishaps.
+pub(super) const WHILE: usize = 60;
+
+pub(super) fn all() -> Vec<(&'static str, Case)> {
+    vec![
+        ("history_holds_when_nothing_happens", nothing),
+        ("history_holds_when_redis_restarts_with_its_log", restarted),
+        ("history_holds_when_a_nodes_clock_steps", node_clock),
+        ("history_holds_when_a_nodes_wire_to_redis_is_cut_for_a_moment", cut_for_a_moment),
+        ("history_holds_when_a_node_is_cut_off_from_its_clients", cut_from_clients),
+    ]
+}
+
+pub(super) fn scene() -> Result<Scene, Failed> {
+    Scene::begin(Stage::with(Redis::start(false)?, &[])?)
+}
+
+fn nothing() -> Result<(), Failed> {
+    let scene = scene()?;
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+fn restarted() -> Result<(), Failed> {
+    let mut scene = Scene::begin(Stage::with(Redis::start(true)?, &[])?)?;
+    scene.go_on(WHILE)?;
+    scene.stage.redis.kill()?;
+    scene.node("A").running()?.wait_for("Redis is away")?;
+    scene.stage.redis.revive()?;
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+/// Shorter than its sessions are safe from being taken.
+fn cut_for_a_moment() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    scene.go_on(WHILE)?;
+    if let Some(wire) = &scene.node("B").wire {
+        wire.cut();
+        thread::sleep(Duration::from_millis(700));
+        wire.heal();
+    }
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+fn cut_from_clients() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    scene.go_on(WHILE)?;
+    if let Some(door) = &scene.node("B").door {
+        door.cut();
+    }
+    scene.go_on(WHILE)?;
+    if let Some(door) = &scene.node("B").door {
+        door.heal();
+    }
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+/// The wall clock of one node is an hour fast, then an hour slow. libfaketime stands between
+/// the node and the C library; the monotonic clock is left alone, as a real step leaves it.
+fn node_clock() -> Result<(), Failed> {
+    let file = std::env::temp_dir().join(format!("octopus-clock-{}", std::process::id()));
+    let step = |offset: &str| std::fs::write(&file, offset);
+    step("+0")?;
+    let library = faketime()?;
+    let environment = [
+        ("LD_PRELOAD", library.as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", &file.to_string_lossy()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let scene = Scene::begin(Stage::with(Redis::start(false)?, &environment)?)?;
+    scene.go_on(WHILE)?;
+    for offset in ["+3600", "-3600", "+0"] {
+        step(offset)?;
+        scene.go_on(WHILE)?;
+    }
+    scene.end()?;
+    Ok(std::fs::remove_file(file)?)
+}
+
+fn faketime() -> Result<String, Failed> {
+    let output = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
+    let output =
+        output.map_err(|error| format!("faketime, which tests/run.sh installs: {error}"))?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
