@@ -114,9 +114,10 @@ impl Reloading {
                 c.not_after_s as f64
             }),
         ];
-        let begin: [(&[Figure], fn(&mut Exposition, &str, &str)); 2] =
+        type Begin = fn(&mut Exposition, &str, &str);
+        let families: [(&[Figure], Begin); 2] =
             [(&counters, Exposition::counter), (&gauges, Exposition::gauge)];
-        for (figures, begin) in begin {
+        for (figures, begin) in families {
             for (name, help, value) in figures {
                 begin(text, name, help);
                 for counts in &counts {

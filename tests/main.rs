@@ -1,10 +1,10 @@
 //! All tests of the whole: one binary, so that brokers are shared and nothing is linked twice.
 //!
-//! `abuse` attacks the broker, `auth` asks who is let in and what they may do, `conformance` plays the specifications'
-//! scripts, `interop` runs clients that others wrote, `cluster` groups of nodes with a Redis of
-//! their own, `doors` knocks at every kind of listener, `deploy` runs what an operator is given,
-//! `ops` asks a broker what an operator asks, `tidy` holds the rules of the house. `tests/run.sh`
-//! installs what these need.
+//! `abuse` attacks the broker, `auth` asks who is let in and what they may do, `conformance` plays
+//! the specifications' scripts, `interop` runs clients that others wrote, `cluster` groups of
+//! nodes with a Redis of their own, `doors` knocks at every kind of listener, `deploy` runs what
+//! an operator is given, `ops` asks a broker what an operator asks, `tidy` holds the rules of the
+//! house. `tests/run.sh` installs what these need.
 
 mod abuse;
 mod auth;

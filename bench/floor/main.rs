@@ -2,8 +2,9 @@
 //! ring and on a plain edge-triggered epoll loop, under the same load.
 //!
 //! `floor` runs every scenario on every server, interleaved, and prints a table; `floor
-//! SCENARIO…` runs some; `floor mqtt PORT` is the ring relay for `octopus-bench compare`. The server is a child process on the first allowed core, the load
-//! runs on the last. Results are kept in `bench/results`.
+//! SCENARIO…` runs some; `floor mqtt PORT` is the ring relay for `octopus-bench compare`. The
+//! server is a child process on the first allowed core, the load runs on the last. Results are
+//! kept in `bench/results`.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 #[path = "../src/net.rs"]

@@ -52,7 +52,9 @@ pub(crate) struct ClusterOptions {
     pub commit: String,
 }
 
-const PARTS: [(&str, fn(&ClusterOptions) -> io::Result<()>); 5] = [
+type Part = fn(&ClusterOptions) -> io::Result<()>;
+
+const PARTS: [(&str, Part); 5] = [
     ("full", full),
     ("rate", rate),
     ("routing", routing),
@@ -195,7 +197,9 @@ impl Cost {
     }
 }
 
-const HEAD: &str = "| load | nodes | messages/s | CPU µs/message, nodes | Redis | Redis calls/message | of these | p50 µs | p99 µs |\n| --- | --: | --: | --: | --: | --: | --- | --: | --: |";
+const HEAD: &str = "| load | nodes | messages/s | CPU µs/message, nodes | Redis \
+    | Redis calls/message | of these | p50 µs | p99 µs |\n\
+    | --- | --: | --: | --: | --: | --: | --- | --: | --: |";
 
 fn row(name: &str, nodes: usize, outcome: &Outcome, cost: &Cost) -> String {
     let times = outcome.latency.as_ref();

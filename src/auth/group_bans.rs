@@ -1,10 +1,11 @@
 //! The ban list of a group, in the Redis that its nodes share.
 //!
 //! `<GROUP>:V2:BANS` is a hash from target to `<ends> <reach>`: when its ban ends, by Redis' own
-//! clock in ms (0: when it is taken off), so that clocks of nodes may differ; and whom it hits. Every change raises
-//! `<GROUP>:V2:BANS:VERSION`. Each node writes its own changes as they happen and looks once a
-//! second whether others have; so a ban holds in the whole group within about a second, and
-//! where Redis is away on the node that set it. A Redis that lost the list is told it again.
+//! clock in ms (0: when it is taken off), so that clocks of nodes may differ; and whom it hits.
+//! Every change raises `<GROUP>:V2:BANS:VERSION`. Each node writes its own changes as they happen
+//! and looks once a second whether others have; so a ban holds in the whole group within about a
+//! second, and where Redis is away on the node that set it. A Redis that lost the list is told it
+//! again.
 //!
 //! Bans of the configuration are each node's own and do not get here.
 //!

@@ -54,7 +54,7 @@ impl Client {
     }
 
     /// Ends without a byte of MQTT; what openssl says about it.
-    fn is_refused(mut self) -> Result<String, Failed> {
+    fn expect_refusal(mut self) -> Result<String, Failed> {
         let mut came = Vec::new();
         self.output.read_to_end(&mut came)?;
         assert!(came.is_empty(), "{came:?} for one that must not come in");
@@ -79,12 +79,12 @@ fn versions() -> Result<(), Failed> {
     for version in ["-tls1_1", "-tls1"] {
         let before = door.refused("tls")?;
         let old = Client::start(&door, None, &[version, "-cipher", "DEFAULT@SECLEVEL=0"])?;
-        let said = old.is_refused()?;
+        let said = old.expect_refusal()?;
         assert!(said.contains(" alert "), "{version}: {said}");
         door.is_refused_once_more("tls", before)?;
     }
     let other = door.certificates.file("other.pem");
-    let said = Client::start(&door, None, &["-CAfile", &other])?.is_refused()?;
+    let said = Client::start(&door, None, &["-CAfile", &other])?.expect_refusal()?;
     assert!(said.contains("verify"), "a client that trusts another authority: {said}");
     Ok(())
 }
@@ -99,7 +99,7 @@ fn certificates() -> Result<(), Failed> {
             (None, "certificate", "certificate required"),
         ] {
             let before = door.refused(reason)?;
-            let said = Client::start(&door, name, &[version])?.is_refused()?;
+            let said = Client::start(&door, name, &[version])?.expect_refusal()?;
             door.is_refused_once_more(reason, before)?;
             // Before 1.3 the alert for no certificate at all is another one.
             let alerts = [alert, "handshake failure"];

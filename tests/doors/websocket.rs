@@ -63,7 +63,7 @@ impl Socket {
     }
 
     /// That nothing but the end comes any more.
-    fn is_closed(mut self) -> Result<(), Failed> {
+    fn expect_close(mut self) -> Result<(), Failed> {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest)?;
         assert!(rest.is_empty(), "{rest:?}");
@@ -126,7 +126,7 @@ fn pings() -> Result<(), Failed> {
     assert_eq!(socket.receive()?, (FIN | BINARY, CONNACK.to_vec()));
     socket.send(FIN | CLOSE, &1000_u16.to_be_bytes())?;
     assert_eq!(socket.receive()?, (FIN | CLOSE, 1000_u16.to_be_bytes().to_vec()));
-    socket.is_closed()
+    socket.expect_close()
 }
 
 fn text_frames_close() -> Result<(), Failed> {
@@ -138,7 +138,7 @@ fn text_frames_close() -> Result<(), Failed> {
     let ping = Packet::new("pingreq").encode(Version::V3_1_1);
     socket.send(FIN | TEXT, &ping)?;
     assert_eq!(socket.receive()?, (FIN | CLOSE, 1003_u16.to_be_bytes().to_vec()));
-    socket.is_closed()?;
+    socket.expect_close()?;
     door.is_refused_once_more("websocket_frame", before)
 }
 

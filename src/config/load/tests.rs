@@ -215,7 +215,7 @@ fn each_error_is_one_line_with_place_key_and_what_was_expected() {
         ),
         (
             "broker: 5",
-            "test.yml:1: broker: a group of keys, not a value; expected group, id, listen, host, port, backlog, storage, shared_pick, server_reference, response_information, auth below it",
+            "test.yml:1: broker: a group of keys, not a value; expected group, id, listen, host, port, backlog, message_rate_max, byte_rate_max, storage, shared_pick, server_reference, response_information, auth below it",
         ),
         (
             "broker:\n  port: [1]\n",

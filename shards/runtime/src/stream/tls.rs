@@ -95,7 +95,7 @@ impl Tls {
     }
 
     /// Reads the files again, for connections that come from now on, and for those that are
-    /// held against it ([`Session::recheck`]).
+    /// held against it (`Session::recheck`).
     ///
     /// # Errors
     /// As [`Self::load`]; what was read before stays in force.
