@@ -2,10 +2,11 @@
 //! may match it. The shared half of [`crate::Subscriptions`] and [`crate::Interest`].
 //!
 //! A filter without wildcards is one entry under the hash of its text, found in one probe. A
-//! filter with wildcards hangs on a chain of nodes, one per prefix from its first wildcard on;
-//! a prefix is known by the hash folded over its levels, so literal levels before the first
-//! wildcard need no nodes: the walk carries their hash along and probes only at levels where
-//! some filter has its first wildcard. Cost grows with the levels of the topic and with the
+//! filter with wildcards hangs on a chain of nodes, one per prefix from its first wildcard to
+//! its last; a prefix is known by the hash folded over its levels, so literal levels before the
+//! first wildcard need no nodes: the walk carries their hash along and probes only at levels
+//! where some filter has its first wildcard. Nor do the literal levels after the last: all of
+//! them are one entry, found in one probe. Cost grows with the levels of the topic and with the
 //! matching prefixes, not with the number of filters.
 //!
 //! No text is kept here. Texts whose 64-bit hashes collide are told apart by `is_it` where the
@@ -31,7 +32,7 @@ pub(crate) struct FilterIndex {
     seed: SharedSeed,
     /// Hash of the prefix without levels.
     root: u64,
-    /// Filters without wildcards, and those with wildcards that end in a literal level.
+    /// Filters without wildcards, and those with wildcards that end in literal levels.
     whole: HashTable<Whole>,
     nodes: Vec<Node>,
     /// Nodes by the hash of their prefix.
@@ -46,7 +47,7 @@ pub(crate) struct FilterIndex {
 #[derive(Debug)]
 struct Whole {
     hash: u64,
-    /// Node of the prefix before the last level; `NONE` for a filter without wildcards.
+    /// Node of the levels up to the last wildcard; `NONE` for a filter without wildcards.
     parent: u32,
     value: u32,
 }
@@ -71,7 +72,7 @@ const START: u32 = 1 << 31;
 const PLUS_GOES_ON: u32 = 1 << 31;
 /// A filter goes on behind a literal level.
 const LITERAL_GOES_ON: u32 = 1 << 30;
-/// A filter ends in a literal level.
+/// A filter ends in literal levels, and nothing but those.
 const LITERAL_ENDS: u32 = 1 << 29;
 const USES: u32 = LITERAL_ENDS - 1;
 
@@ -151,28 +152,24 @@ impl FilterIndex {
             self.insert_whole(Whole { hash: self.hash(text), parent: NONE, value });
             return;
         }
+        let (head, last) = split_last(text);
         let mut prefix = self.root;
         let mut node = None;
-        let mut rest = Some(text);
         let mut depth = 0;
-        while let Some(text) = rest {
-            let (level, after) = split_level(text);
-            if node.is_none() && is_wildcard(level) {
+        for level in levels(head) {
+            if node.is_none() && level == "+" {
                 node = Some(self.enter(prefix, START | depth));
             }
             if let Some(at) = node {
-                if after.is_none() {
-                    self.attach(at, level, value);
-                    return;
-                }
                 self.nodes[at as usize].uses |=
                     if level == "+" { PLUS_GOES_ON } else { LITERAL_GOES_ON };
             }
             prefix = self.step(prefix, level);
             node = node.map(|parent| self.enter(prefix, parent));
-            rest = after;
             depth += 1;
         }
+        let node = node.unwrap_or_else(|| self.enter(prefix, START | depth));
+        self.attach(node, last, value);
     }
 
     /// Removes `filter` if it has the value `value`.
@@ -254,9 +251,12 @@ impl FilterIndex {
             }
             next = None;
             if let Some(text) = rest {
+                if node.uses & LITERAL_ENDS != 0 {
+                    self.visit_whole(self.step(node.prefix, text), visit);
+                }
                 let (level, after) = split_level(text);
-                if after.is_none() {
-                    self.visit_last(node, level, visit);
+                if after.is_none() && node.plus != NONE {
+                    visit(node.plus);
                 }
                 if node.uses & PLUS_GOES_ON != 0 {
                     next = self.node(self.step(node.prefix, "+")).map(|child| (child, after));
@@ -271,16 +271,6 @@ impl FilterIndex {
         }
     }
 
-    /// Visits what ends with the last `level` of a topic, right below `node`.
-    fn visit_last(&self, node: &Node, level: &str, visit: &mut impl FnMut(u32)) {
-        if node.plus != NONE {
-            visit(node.plus);
-        }
-        if node.uses & LITERAL_ENDS != 0 {
-            self.visit_whole(self.step(node.prefix, level), visit);
-        }
-    }
-
     fn visit_whole(&self, hash: u64, visit: &mut impl FnMut(u32)) {
         self.whole.iter_hash(hash).filter(|whole| whole.hash == hash).for_each(|whole| {
             visit(whole.value);
@@ -292,12 +282,8 @@ impl FilterIndex {
         if !filter.has_wildcard() {
             return Place::Whole(self.hash(text));
         }
-        let (prefix, last) = match text.rsplit_once('/') {
-            Some((before, last)) => {
-                (before.split('/').fold(self.root, |prefix, level| self.step(prefix, level)), last)
-            }
-            None => (self.root, text),
-        };
+        let (head, last) = split_last(text);
+        let prefix = levels(head).fold(self.root, |prefix, level| self.step(prefix, level));
         match last {
             "+" => Place::Plus(prefix),
             "#" => Place::Multi(prefix),
@@ -317,7 +303,7 @@ impl FilterIndex {
         self.by_prefix.find(prefix, |&node| self.nodes[node as usize].prefix == prefix).copied()
     }
 
-    /// Hangs a filter on the node of all its levels but the last.
+    /// Hangs a filter on the node of its head; `last` as [`split_last`] tells.
     fn attach(&mut self, at: u32, last: &str, value: u32) {
         let prefix = self.nodes[at as usize].prefix;
         let node = &mut self.nodes[at as usize];
@@ -410,8 +396,18 @@ fn split_level(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn is_wildcard(level: &str) -> bool {
-    level == "+" || level == "#"
+/// A filter with wildcards in two: its last part is its last level if that is a wildcard, else
+/// all the literal levels behind its last wildcard. `None`: nothing is in front.
+fn split_last(filter: &str) -> (Option<&str>, &str) {
+    let end = filter.rfind(['+', '#']).map_or(0, |wildcard| wildcard + 1);
+    match filter.get(end + 1..) {
+        Some(literals) => (Some(&filter[..end]), literals),
+        None => filter.rsplit_once('/').map_or((None, filter), |(head, last)| (Some(head), last)),
+    }
+}
+
+fn levels(head: Option<&str>) -> impl Iterator<Item = &str> {
+    head.into_iter().flat_map(|head| head.split('/'))
 }
 
 fn take_if_equal(slot: &mut u32, value: u32) -> bool {
