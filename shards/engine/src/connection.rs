@@ -3,22 +3,26 @@
 //! An idle connection holds this struct and nothing else: both buffers are empty without
 //! memory of their own, version 5 extras exist only for clients that asked for them.
 
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use octopus_mqtt::{ReasonCode, Version};
 
 use crate::acl::Acl;
-use crate::event::{ConnectionId, Instant, OutBuffer, Remote};
+use crate::event::{ConnectionId, Instant, ListenerId, OutBuffer, Remote};
 use crate::rate::Pace;
 use crate::receipt::Owed;
+use crate::slots::Slots;
 use crate::subscriptions::SessionId;
 
 /// Scope: connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
-    pub(crate) remote: Remote,
+    pub(crate) listener: ListenerId,
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) phase: Phase,
     pub(crate) version: Version,
     /// Why it is not read at the moment; a set of [`Pause`].
@@ -28,7 +32,7 @@ pub(crate) struct Connection {
     /// Listed in `Shard::dirty`.
     pub(crate) is_dirty: bool,
     /// A `Write` is out; its size in bytes.
-    pub(crate) writing: Option<usize>,
+    pub(crate) writing: Option<NonZeroUsize>,
     /// Seconds; 0: no limit.
     pub(crate) keep_alive_s: u16,
     /// QoS 1 and 2 messages we may have in flight to this client.
@@ -60,19 +64,30 @@ pub(crate) struct Connection {
 pub(crate) enum Phase {
     /// Nothing but CONNECT is accepted [MQTT-3.1.0-1].
     AwaitingConnect,
-    /// The hub is asked about this CONNECT, kept as its body on the wire.
-    AwaitingAnswer { connect: Box<[u8]> },
-    /// The hub claims the session; what the answer needs is kept.
-    AwaitingClaim { connect: Box<[u8]>, assigned: Option<Box<str>>, data: Option<Box<[u8]>> },
+    /// The hub is asked about this CONNECT.
+    AwaitingAnswer(Box<Waiting>),
+    /// The hub claims the session.
+    AwaitingClaim(Box<Waiting>),
     /// Enhanced authentication: the client was challenged and answers with AUTH.
-    AwaitingAuth { connect: Box<[u8]> },
+    AwaitingAuth(Box<Waiting>),
     /// The client has its CONNACK.
     Connected { session: SessionId },
     /// Last bytes go out, then it closes.
     Closing,
 }
 
-/// What only version 5 clients have, and of those only some. Scope: connection.
+/// What is kept of a CONNECT until it can be answered. Scope: connection.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// Its body on the wire.
+    pub(crate) connect: Box<[u8]>,
+    /// The Client Identifier made for it.
+    pub(crate) assigned: Option<Box<str>>,
+    /// The last of an enhanced authentication.
+    pub(crate) data: Option<Box<[u8]>>,
+}
+
+/// What only some clients have. Scope: connection.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     /// Topics by alias, as the client defined them; index 0 is alias 1.
@@ -85,6 +100,8 @@ pub(crate) struct Extras {
     pub(crate) method: Option<Box<str>>,
     /// A re-authentication is under way.
     pub(crate) is_authenticating: bool,
+    /// The identity of the client's certificate.
+    pub(crate) certificate: Option<Box<str>>,
 }
 
 /// A reason not to read from a connection.
@@ -105,9 +122,11 @@ pub(crate) enum Pause {
 
 impl Connection {
     pub(crate) fn new(id: ConnectionId, remote: Remote, now: Instant) -> Self {
+        let Remote { listener, address, certificate } = remote;
         Self {
             id,
-            remote,
+            listener,
+            address,
             phase: Phase::AwaitingConnect,
             version: Version::V3_1_1,
             paused: 0,
@@ -125,7 +144,9 @@ impl Connection {
             counted: 0,
             user: None,
             acl: None,
-            extras: None,
+            extras: certificate.map(|identity| {
+                Box::new(Extras { certificate: Some(identity), ..Extras::default() })
+            }),
             pace: None,
             owed: None,
         }
@@ -138,9 +159,14 @@ impl Connection {
         }
     }
 
+    pub(crate) fn remote(&self) -> Remote {
+        let certificate = self.extras.as_ref().and_then(|extras| extras.certificate.clone());
+        Remote { listener: self.listener, address: self.address, certificate }
+    }
+
     /// Bytes not yet taken by the kernel.
     pub(crate) fn out_len(&self) -> usize {
-        self.out.bytes.len() + self.shared_len + self.writing.unwrap_or(0)
+        self.out.bytes.len() + self.shared_len + self.writing.map_or(0, NonZeroUsize::get)
     }
 
     pub(crate) fn extras(&mut self) -> &mut Extras {
@@ -170,7 +196,7 @@ pub(crate) fn discards_will(reason: ReasonCode) -> bool {
 /// The connections of a shard by slot. Scope: shard.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    slots: Vec<Option<Box<Connection>>>,
+    slots: Slots<Connection>,
     len: usize,
     /// Bytes in all buffers, as last counted.
     buffered: usize,
@@ -180,28 +206,25 @@ impl Connections {
     /// # Panics
     /// If the driver opens a slot that is in use: our own mistake, not a client's.
     pub(crate) fn insert(&mut self, connection: Connection) {
-        let slot = connection.id.slot as usize;
-        if slot >= self.slots.len() {
-            self.slots.resize_with(slot + 1, || None);
-        }
-        assert!(self.slots[slot].is_none(), "the driver opened slot {slot} twice");
-        self.slots[slot] = Some(Box::new(connection));
+        let slot = connection.id.slot;
+        assert!(self.slots.get(slot).is_none(), "the driver opened slot {slot} twice");
+        self.slots.insert(slot, connection);
         self.len += 1;
     }
 
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let connection = self.slots.get_mut(id.slot as usize)?.as_deref_mut()?;
+        let connection = self.slots.get_mut(id.slot)?;
         (connection.id == id).then_some(connection)
     }
 
     pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        let connection = self.slots.get(id.slot as usize)?.as_deref()?;
+        let connection = self.slots.get(id.slot)?;
         (connection.id == id).then_some(connection)
     }
 
-    pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+    pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.get(id)?;
-        let removed = self.slots[id.slot as usize].take()?;
+        let removed = self.slots.take(id.slot)?;
         self.len -= 1;
         self.buffered -= removed.counted;
         Some(removed)
@@ -226,13 +249,12 @@ impl Connections {
     }
 
     pub(crate) fn is_counted(&self) -> bool {
-        let all = self.slots.iter().flatten();
-        all.clone().count() == self.len
-            && all.map(|connection| connection.counted).sum::<usize>() == self.buffered
+        let counted = self.slots.iter().map(|connection| connection.counted).sum::<usize>();
+        self.slots.iter().count() == self.len && counted == self.buffered
     }
 
     pub(crate) fn ids(&self) -> Vec<ConnectionId> {
-        self.slots.iter().flatten().map(|connection| connection.id).collect()
+        self.slots.iter().map(|connection| connection.id).collect()
     }
 }
 

@@ -16,8 +16,9 @@ use octopus_mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
 use crate::envelope::{Envelope, ReceiptId, SessionRef};
 use crate::event::{ConnectionId, Instant};
+use crate::inflight::{Inflight, Sent};
 use crate::message::Message;
-use crate::session::{Extra, Inflight, Queued, Sent, Session};
+use crate::session::{Away, Extra, Queued, Session};
 use crate::shard::Shard;
 use crate::subscriptions::{Grant, SessionId};
 use crate::will::Will;
@@ -315,9 +316,9 @@ impl Shard {
         });
         let mut record = SessionRecord {
             expiry_s: session.expiry_s,
-            ends_at: session.ends_at,
+            ends_at: session.ends_at(),
             will: session.will.clone(),
-            will_at: session.will_at,
+            will_at: session.will_at(),
             subscriptions: own.collect(),
             ..SessionRecord::default()
         };
@@ -349,9 +350,8 @@ impl Shard {
         session.epoch = epoch;
         session.is_recorded = true;
         session.expiry_s = record.expiry_s;
-        session.ends_at = record.ends_at;
+        *session.away() = Away { ends_at: record.ends_at, will_at: record.will_at };
         session.will = record.will;
-        session.will_at = record.will_at;
         let is_passed = record.is_passed;
         let owed = record.deliveries.len();
         if owed > 0 || !record.incoming.is_empty() || record.last_packet_id > 0 {
@@ -365,18 +365,18 @@ impl Shard {
                     (DeliveryState::Queued, Some(item)) => deliveries.push(item),
                     (DeliveryState::Published(packet_id), Some(item)) => {
                         let state = Sent::Published(item);
-                        deliveries.inflight.push_back(Inflight { packet_id, serial, state });
+                        deliveries.inflight.push(Inflight { packet_id, serial, state });
                     }
                     (DeliveryState::Released(packet_id), _) => {
                         let state = Sent::Released;
-                        deliveries.inflight.push_back(Inflight { packet_id, serial, state });
+                        deliveries.inflight.push(Inflight { packet_id, serial, state });
                     }
                     (_, None) => continue,
                 }
                 self.stats.ledger.queue();
             }
             self.stats.inflight += deliveries.inflight.len() as u64;
-            self.stats.inflight_bytes += deliveries.inflight_bytes() as u64;
+            self.stats.inflight_bytes += deliveries.inflight.bytes() as u64;
             self.stats.queue_bytes += deliveries.queue_bytes as u64;
         }
         for (filter, grant) in record.subscriptions {

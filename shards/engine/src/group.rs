@@ -16,9 +16,10 @@ use crate::durable::Change;
 use crate::envelope::{
     Envelope, GroupEnvelope, GroupEvent, Member, NodeIndex, Presence, SessionRef, ShardId,
 };
+use crate::inflight::Sent;
 use crate::latency::Hop;
 use crate::message::{Dropped, Message, Parcel};
-use crate::session::{Extra, Queued, Sent};
+use crate::session::{Extra, Queued};
 use crate::shard::{Random, Shard};
 use crate::subscriptions::{FilterId, Grant, GroupId, SessionId, Subscriber};
 use crate::trace::Happened;
@@ -546,10 +547,10 @@ impl Shard {
             return;
         }
         let before = (deliveries.inflight.len(), deliveries.queue_bytes);
-        let inflight_bytes = deliveries.inflight_bytes();
+        let inflight_bytes = deliveries.inflight.bytes();
         let returned = deliveries.take_shared();
         self.stats.inflight -= (before.0 - deliveries.inflight.len()) as u64;
-        self.stats.inflight_bytes -= (inflight_bytes - deliveries.inflight_bytes()) as u64;
+        self.stats.inflight_bytes -= (inflight_bytes - deliveries.inflight.bytes()) as u64;
         self.stats.queue_bytes -= (before.1 - deliveries.queue_bytes) as u64;
         let member = self.member(id);
         for (key, message, serial) in returned {

@@ -18,7 +18,8 @@ pub struct Limits {
     /// session's queue, and the client is not read until half of it is sent. Per connection.
     pub out_bytes_max: usize,
     /// PUBLISH packets of QoS 1 and 2 sent and not yet acknowledged; the client's Receive
-    /// Maximum lowers it. More wait in the queue. Per session.
+    /// Maximum lowers it. More wait in the queue, and so does what follows `queue_bytes_max`
+    /// of them. Per session.
     pub inflight_count_max: u16,
     /// QoS 1 and 2 PUBLISH packets accepted from a client and not yet finished: the Receive
     /// Maximum we announce. A version 5 client above it is closed (0x93); an older client
@@ -115,7 +116,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(10),
             keep_alive_max_s: 0,
             out_bytes_max: 1 << 20,
-            inflight_count_max: 128,
+            inflight_count_max: 1024,
             receive_max: 1024,
             topic_alias_max: 32,
             topic_alias_out_max: 32,

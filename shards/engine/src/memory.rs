@@ -234,7 +234,7 @@ impl Shard {
     pub fn memory_is_counted(&self) -> bool {
         let deliveries = || self.sessions.iter().filter_map(|session| session.peek_deliveries());
         let queued: usize = deliveries().map(|deliveries| deliveries.queue_bytes).sum();
-        let inflight: usize = deliveries().map(|deliveries| deliveries.inflight_bytes()).sum();
+        let inflight: usize = deliveries().map(|deliveries| deliveries.inflight.bytes()).sum();
         let texts: usize = self.subscriptions.filters().map(|(_, text, _)| text.len()).sum();
         let names: usize = self.sessions.iter().map(|session| session.client_id.len()).sum();
         self.stats.queue_bytes == queued as u64

@@ -176,8 +176,8 @@ impl Shard {
         ClientInfo {
             client: session.client_id.clone(),
             connection: connection.map(|connection| ConnectionInfo {
-                address: connection.remote.address,
-                listener: connection.remote.listener,
+                address: connection.address,
+                listener: connection.listener,
                 version: connection.version,
                 user: connection.user.clone(),
                 keep_alive_s: connection.keep_alive_s,

@@ -78,7 +78,7 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let listener = connection.remote.listener;
+        let listener = connection.listener;
         let pace = connection.pace.get_or_insert_default();
         let own = pace.meter.charge(messages, bytes, rate, now);
         let meters = &mut self.listener_meters.0;
@@ -108,7 +108,7 @@ impl Shard {
     fn tell_slowed(&mut self, id: ConnectionId, by: SlowedBy) {
         let Some(more) = self.quiet.slowed.may_say(self.now) else { return };
         let Some(connection) = self.connections.get(id) else { return };
-        let (address, listener) = (connection.remote.address, connection.remote.listener);
+        let (address, listener) = (connection.address, connection.listener);
         let session = connection.session().and_then(|session| self.sessions.get(session));
         let client = session.map_or_else(Box::default, |session| session.client_id.clone());
         self.notice(Notice::Slowed { client, address, listener, by, more });

@@ -54,6 +54,7 @@ impl Shard {
             let Some(replay) = replays.front_mut() else { return };
             if replay.shard >= replay.last_shard {
                 replays.pop_front();
+                session.trim();
                 continue;
             }
             let to = ShardId(replay.shard);

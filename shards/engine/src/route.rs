@@ -12,12 +12,13 @@ use crate::connection::Connection;
 use crate::durable::{Change, DeliveryItem, Promise};
 use crate::envelope::SessionRef;
 use crate::event::Notice;
+use crate::inflight::{Inflight, Sent};
 use crate::latency::Hop;
 use crate::limits::QueueFull;
 use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
 use crate::recent::What;
-use crate::session::{Extra, Inflight, Queued, Sent};
+use crate::session::{Extra, Queued};
 use crate::shard::{Shard, lend};
 use crate::subscriptions::{Grant, SessionId, Subscriber};
 use crate::trace::Happened;
@@ -265,6 +266,7 @@ impl Shard {
             deliveries.queue.is_empty()
                 && deliveries.unsent == 0
                 && deliveries.inflight.len() < usize::from(c.send_quota)
+                && deliveries.inflight.bytes() < limits.queue_bytes_max
                 && c.out_len() < limits.out_bytes_max
         });
         let is_full = deliveries.queue.len() >= limits.queue_count_max as usize
@@ -352,7 +354,7 @@ impl Shard {
                 self.stats.inflight_bytes += message.size() as u64;
                 let item = Queued { message, qos, retain, serial, extra: None };
                 let state = Sent::Published(item);
-                session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
+                session.deliveries().inflight.push(Inflight { packet_id, serial, state });
                 self.stats.inflight += 1;
                 self.stats.ledger.queue();
             }
@@ -394,7 +396,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(id) else { return };
         self.stats.inflight_bytes += item.message.size() as u64;
         let state = Sent::Published(item);
-        session.deliveries().inflight.push_back(Inflight { packet_id, serial, state });
+        session.deliveries().inflight.push(Inflight { packet_id, serial, state });
         self.stats.inflight += 1;
         self.stats.ledger.queue();
         if is_held {
@@ -483,6 +485,9 @@ impl Shard {
     /// Moves on what waits for this client: first what was in flight when it went away, then
     /// the queue, then retained replays.
     pub(crate) fn pump(&mut self, id: SessionId) {
+        if self.sessions.get(id).is_none_or(|session| session.peek_deliveries().is_none()) {
+            return;
+        }
         self.latency.hop = Some(Hop::Queued);
         while self.has_room(id) {
             let Some(session) = self.sessions.get_mut(id) else { return };
@@ -511,6 +516,8 @@ impl Shard {
         let connection = session.connection.and_then(|id| self.connections.get(id));
         connection.is_some_and(|c| {
             deliveries.inflight.len() - deliveries.unsent < usize::from(c.send_quota)
+                && (deliveries.unsent > 0
+                    || deliveries.inflight.bytes() < self.config.limits.queue_bytes_max)
                 && c.out_len() < self.config.limits.out_bytes_max
         })
     }

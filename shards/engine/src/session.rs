@@ -13,7 +13,9 @@ use octopus_mqtt::{PacketId, QoS};
 use crate::envelope::SessionRef;
 use crate::event::{ConnectionId, Instant};
 use crate::handover::Moving;
+use crate::inflight::{Inflights, Sent};
 use crate::message::Message;
+use crate::slots::Slots;
 use crate::subscriptions::{FilterId, Grant, SessionId};
 use crate::will::Will;
 
@@ -34,14 +36,22 @@ pub(crate) struct Session {
     pub(crate) is_recorded: bool,
     /// It came from another node, or went to one, a moment ago.
     pub(crate) moving: Option<Box<Moving>>,
-    /// While away: when the session ends.
-    pub(crate) ends_at: Option<Instant>,
-    /// While away: when the will is sent.
-    pub(crate) will_at: Option<Instant>,
+    /// What is to happen while its client is away.
+    pub(crate) away: Option<Box<Away>>,
     pub(crate) will: Option<Box<Will>>,
     pub(crate) subscriptions: Vec<FilterId>,
-    /// Made with the first message of QoS 1 or 2, replay or shared subscription.
+    /// Made with the first message of QoS 1 or 2, replay or shared subscription; gone after the
+    /// last replay if there was nothing else.
     deliveries: Option<Box<Deliveries>>,
+}
+
+/// What becomes due of a session whose client is away. Scope: session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Away {
+    /// When the session ends.
+    pub(crate) ends_at: Option<Instant>,
+    /// When the will is sent.
+    pub(crate) will_at: Option<Instant>,
 }
 
 /// What a session has to deliver. Scope: session.
@@ -51,8 +61,8 @@ pub(crate) struct Deliveries {
     pub(crate) queue: VecDeque<Queued>,
     /// Topic plus payload bytes in `queue`.
     pub(crate) queue_bytes: usize,
-    /// Sent and not finished, in the order sent [MQTT-4.6.0-1].
-    pub(crate) inflight: VecDeque<Inflight>,
+    /// Sent and not finished.
+    pub(crate) inflight: Inflights,
     /// How many at the end of `inflight` were not sent again since the client came back.
     pub(crate) unsent: usize,
     /// QoS 2 identifiers received and not yet released by PUBREL, sorted.
@@ -87,31 +97,6 @@ pub(crate) struct Extra {
     pub(crate) group: Option<Arc<str>>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Inflight {
-    pub(crate) packet_id: PacketId,
-    pub(crate) serial: u32,
-    pub(crate) state: Sent,
-}
-
-#[derive(Debug)]
-pub(crate) enum Sent {
-    /// PUBLISH is out; PUBACK or PUBREC is awaited.
-    Published(Queued),
-    /// PUBREL is out; PUBCOMP is awaited. The message itself is the client's now.
-    Released,
-}
-
-impl Inflight {
-    /// Topic plus payload bytes that are kept for it.
-    pub(crate) fn bytes(&self) -> usize {
-        match &self.state {
-            Sent::Published(item) => item.message.size(),
-            Sent::Released => 0,
-        }
-    }
-}
-
 /// Retained messages on their way to one subscription.
 #[derive(Debug)]
 pub(crate) struct Replay {
@@ -144,8 +129,7 @@ impl Session {
             is_recorded: false,
             moving: None,
             expiry_s: 0,
-            ends_at: None,
-            will_at: None,
+            away: None,
             will: None,
             subscriptions: Vec::new(),
             deliveries: None,
@@ -164,12 +148,33 @@ impl Session {
         self.deliveries.as_deref_mut()
     }
 
+    /// Gives memory back after the last replay: most sessions get no message of QoS 1 or 2.
+    pub(crate) fn trim(&mut self) {
+        let Some(deliveries) = self.deliveries.as_mut() else { return };
+        if deliveries.replays.is_empty() {
+            deliveries.replays = VecDeque::new();
+        }
+        self.deliveries.take_if(|deliveries| deliveries.is_untouched());
+    }
+
     pub(crate) fn peek_deliveries(&self) -> Option<&Deliveries> {
         self.deliveries.as_deref()
     }
 
     pub(crate) fn take_deliveries(&mut self) -> Option<Box<Deliveries>> {
         self.deliveries.take()
+    }
+
+    pub(crate) fn ends_at(&self) -> Option<Instant> {
+        self.away.as_ref()?.ends_at
+    }
+
+    pub(crate) fn will_at(&self) -> Option<Instant> {
+        self.away.as_ref()?.will_at
+    }
+
+    pub(crate) fn away(&mut self) -> &mut Away {
+        self.away.get_or_insert_default()
     }
 
     /// Subscriptions of both kinds.
@@ -198,6 +203,17 @@ impl Deliveries {
         }
     }
 
+    /// Nothing waits, and nothing ever did.
+    fn is_untouched(&self) -> bool {
+        self.last_serial == 0
+            && self.last_packet_id == 0
+            && self.queue.is_empty()
+            && self.inflight.is_empty()
+            && self.incoming.is_empty()
+            && self.replays.is_empty()
+            && self.shared.is_empty()
+    }
+
     /// The next place in the session's order; never 0.
     pub(crate) fn next_serial(&mut self) -> u32 {
         self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
@@ -223,9 +239,18 @@ impl Deliveries {
         self.last_packet_id
     }
 
-    /// Where in `inflight` this identifier is; acknowledgements mostly come in order.
+    /// Where in `inflight` this identifier is; acknowledgements mostly come in order. Until the
+    /// identifiers have lapped they ascend from the oldest on, once around at most.
     pub(crate) fn position(&self, id: PacketId) -> Option<usize> {
-        self.inflight.iter().position(|sent| sent.packet_id == id)
+        let oldest = self.inflight.front()?.packet_id;
+        if oldest == id {
+            return Some(0);
+        }
+        if self.lapped {
+            return self.inflight.iter().position(|sent| sent.packet_id == id);
+        }
+        let distance = |id: PacketId| id.get().wrapping_sub(oldest.get());
+        self.inflight.binary_search_by_key(&distance(id), |sent| distance(sent.packet_id)).ok()
     }
 
     /// Notes a QoS 2 identifier as received; `false` if it was already [MQTT-4.3.3-10].
@@ -267,11 +292,6 @@ impl Deliveries {
         Some(item)
     }
 
-    /// Topic plus payload bytes in flight. Cost: linear in what is in flight.
-    pub(crate) fn inflight_bytes(&self) -> usize {
-        self.inflight.iter().map(Inflight::bytes).sum()
-    }
-
     /// The messages of these that are still here: not those that the client has released.
     pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
         let sent = self.inflight.iter().filter_map(|sent| match &sent.state {
@@ -290,7 +310,7 @@ impl Deliveries {
 /// The sessions of a shard, by slot and by Client Identifier. Scope: shard.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    slots: Vec<Option<Box<Session>>>,
+    slots: Slots<Session>,
     free: Vec<u32>,
     by_client: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
@@ -301,7 +321,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            slots: Vec::new(),
+            slots: Slots::default(),
             free: Vec::new(),
             by_client: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
@@ -320,20 +340,20 @@ impl Sessions {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().flatten().map(|session| &**session)
+        self.slots.iter()
     }
 
     /// Slots in use or free again; every session's slot is below.
     pub(crate) fn slot_count(&self) -> u32 {
-        self.slots.len() as u32
+        self.slots.len()
     }
 
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.slots.get(id.0 as usize)?.as_deref()
+        self.slots.get(id.0)
     }
 
     pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.slots.get_mut(id.0 as usize)?.as_deref_mut()
+        self.slots.get_mut(id.0)
     }
 
     /// The session if it is still the one meant.
@@ -348,22 +368,18 @@ impl Sessions {
     }
 
     pub(crate) fn create(&mut self, client_id: &str) -> &mut Session {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            (self.slots.len() - 1) as u32
-        });
+        let slot = self.free.pop().unwrap_or(self.slots.len());
         self.last_serial = self.last_serial.wrapping_add(1);
         let id = SessionRef { id: SessionId(slot), serial: self.last_serial };
         self.name_bytes += client_id.len();
         let hash = self.hash(client_id);
-        self.slots[slot as usize] = Some(Box::new(Session::new(id, client_id)));
         let Self { slots, by_client, hasher, .. } = self;
         let hash_at = |&slot: &u32| {
-            let client = slots[slot as usize].as_ref().map_or("", |session| &*session.client_id);
+            let client = slots.get(slot).map_or("", |session| &*session.client_id);
             std::hash::BuildHasher::hash_one(hasher, client)
         };
         by_client.insert_unique(hash, slot, hash_at);
-        slots[slot as usize].as_mut().expect("it was put there above")
+        slots.insert(slot, Session::new(id, client_id))
     }
 
     /// Takes the name off a session: nobody finds it by its client any more.
@@ -375,13 +391,13 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn remove(&mut self, id: SessionId) -> Option<Box<Session>> {
+    pub(crate) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let hash = self.hash(&self.get(id)?.client_id);
         if let Ok(entry) = self.by_client.find_entry(hash, |&slot| slot == id.0) {
             entry.remove();
         }
         self.free.push(id.0);
-        let removed = self.slots[id.0 as usize].take()?;
+        let removed = self.slots.take(id.0)?;
         self.name_bytes -= removed.client_id.len();
         Some(removed)
     }
@@ -391,13 +407,14 @@ impl Sessions {
     }
 
     fn client_at(&self, slot: u32) -> &str {
-        self.slots[slot as usize].as_ref().map_or("", |session| &session.client_id)
+        self.slots.get(slot).map_or("", |session| &session.client_id)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inflight::{Inflight, Sent};
 
     fn id(n: u16) -> PacketId {
         PacketId::new(n).expect("not zero")
@@ -411,7 +428,7 @@ mod tests {
     fn packet_ids_skip_those_in_flight_after_the_wrap() {
         let mut deliveries = Deliveries::default();
         for n in [5, 7, 9] {
-            deliveries.inflight.push_back(released(id(n)));
+            deliveries.inflight.push(released(id(n)));
         }
         deliveries.last_packet_id = 4;
         let next: Vec<u16> =
@@ -424,11 +441,31 @@ mod tests {
         let mut deliveries = Deliveries::default();
         for _ in 0..u16::MAX {
             let packet_id = deliveries.next_packet_id().expect("one is free");
-            deliveries.inflight.push_back(released(packet_id));
+            deliveries.inflight.push(released(packet_id));
         }
         assert_eq!(deliveries.next_packet_id(), None);
         deliveries.inflight.remove(100);
         assert_eq!(deliveries.next_packet_id(), Some(id(101)));
+    }
+
+    #[test]
+    fn an_identifier_is_found_wherever_it_is_in_flight() {
+        let mut deliveries = Deliveries { last_packet_id: u16::MAX - 500, ..Deliveries::default() };
+        let mut expected = Vec::new();
+        // Thrice around, with the oldest in flight all the time from the second time on.
+        for step in 0..200_000_u32 {
+            let packet_id = deliveries.next_packet_id().expect("one is free");
+            deliveries.inflight.push(released(packet_id));
+            expected.push(packet_id);
+            let oldest_stays = usize::from(step > 70_000);
+            for index in [oldest_stays, 7 + oldest_stays] {
+                if expected.len() > 40 {
+                    assert_eq!(deliveries.position(expected[index]), Some(index), "step {step}");
+                    deliveries.inflight.remove(index);
+                    assert_eq!(deliveries.position(expected.remove(index)), None, "step {step}");
+                }
+            }
+        }
     }
 
     #[test]

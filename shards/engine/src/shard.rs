@@ -5,6 +5,7 @@
 //! and timers say. Handlers of client packets are in `handle/`, one file per packet.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 
 use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, frame};
 
@@ -222,13 +223,11 @@ impl Shard {
         }
     }
 
-    /// Takes one input. Due timers fire first.
+    /// Takes one input. If time has passed, or may have, due timers fire first.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
-        self.now = self.now.max(now);
-        if self.lease_until < self.now && !self.is_fenced {
-            self.fence_off();
+        if now > self.now || matches!(input, Input::Tick) {
+            self.pass_time(now);
         }
-        self.fire_due_timers();
         match input {
             Input::Opened { connection, remote } => self.opened(connection, remote),
             Input::Received { connection, bytes } => self.received(connection, bytes),
@@ -353,7 +352,7 @@ impl Shard {
 
     fn pause_if_waiting(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if matches!(connection.phase, Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. })
+        if matches!(connection.phase, Phase::AwaitingAnswer(_) | Phase::AwaitingClaim(_))
             && connection.inbox.len() > WAITING_BYTES_MAX
             && connection.pause(Pause::AwaitingAnswer)
         {
@@ -371,8 +370,8 @@ impl Shard {
             let stage = match connection.phase {
                 Phase::Connected { .. } => Stage::Connected,
                 Phase::AwaitingConnect => Stage::First,
-                Phase::AwaitingAuth { .. } => Stage::Auth,
-                Phase::AwaitingAnswer { .. } | Phase::AwaitingClaim { .. } => return used,
+                Phase::AwaitingAuth(_) => Stage::Auth,
+                Phase::AwaitingAnswer(_) | Phase::AwaitingClaim(_) => return used,
                 Phase::Closing => return bytes.len(),
             };
             let rest = &bytes[used..];
@@ -503,7 +502,7 @@ impl Shard {
             return Some(Output::Close { connection: id });
         }
         let buffer = std::mem::take(&mut connection.out);
-        connection.writing = Some(buffer.bytes.len() + connection.shared_len);
+        connection.writing = NonZeroUsize::new(buffer.bytes.len() + connection.shared_len);
         connection.shared_len = 0;
         self.latency.writing(id);
         if is_closing {
@@ -549,6 +548,14 @@ impl Shard {
 
     // --- time ---
 
+    fn pass_time(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.lease_until < self.now && !self.is_fenced {
+            self.fence_off();
+        }
+        self.fire_due_timers();
+    }
+
     fn fire_due_timers(&mut self) {
         if self.timers.next().is_none_or(|at| at > self.now) {
             return;
@@ -563,13 +570,11 @@ impl Shard {
 
     fn fire(&mut self, timer: Timer) {
         match timer {
-            Timer::ConnectTimeout(id) => {
-                let is_settled =
-                    |phase: &Phase| matches!(phase, Phase::Connected { .. } | Phase::Closing);
-                if self.connections.get(id).is_some_and(|c| !is_settled(&c.phase)) {
-                    self.refuse(id, Refusal::ConnectTimeout);
-                }
-            }
+            Timer::ConnectTimeout(id) => match self.connections.get(id).map(|c| &c.phase) {
+                None | Some(Phase::Closing) => {}
+                Some(Phase::Connected { .. }) => self.check_keep_alive(id),
+                Some(_) => self.refuse(id, Refusal::ConnectTimeout),
+            },
             Timer::KeepAlive(id) => self.check_keep_alive(id),
             Timer::Linger(id) => {
                 let is_closing = |c: &Connection| matches!(c.phase, Phase::Closing);
@@ -593,7 +598,7 @@ impl Shard {
         if connection.session().is_none() || connection.keep_alive_s == 0 {
             return;
         }
-        let deadline = keep_alive_deadline(connection);
+        let deadline = connection.last_received.after(keep_alive_grace(connection));
         if deadline <= self.now {
             self.refuse(id, Refusal::KeepAliveTimeout);
         } else {
@@ -601,10 +606,12 @@ impl Shard {
         }
     }
 
+    /// Watches the Keep Alive of a client that gets its CONNACK. Its connect time-out is armed
+    /// still and will look after it, so only a shorter Keep Alive needs a timer now.
     pub(crate) fn arm_keep_alive(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
-        if connection.keep_alive_s > 0 {
-            self.timers.arm(keep_alive_deadline(connection), Timer::KeepAlive(id));
+        if keep_alive_grace(connection) < self.limits().connect_timeout {
+            self.check_keep_alive(id);
         }
     }
 
@@ -720,7 +727,7 @@ pub(crate) fn lend<'c>(
     &mut connection.out.bytes
 }
 
-fn keep_alive_deadline(connection: &Connection) -> Instant {
-    let grace = std::time::Duration::from_millis(u64::from(connection.keep_alive_s) * 1500);
-    connection.last_received.after(grace)
+/// 1.5 times Keep Alive [MQTT-3.1.2-22].
+fn keep_alive_grace(connection: &Connection) -> std::time::Duration {
+    std::time::Duration::from_millis(u64::from(connection.keep_alive_s) * 1500)
 }

@@ -192,7 +192,7 @@ impl Stats {
     /// What a session had to deliver is no longer this shard's.
     pub(crate) fn let_go(&mut self, deliveries: &Deliveries) {
         self.inflight -= deliveries.inflight.len() as u64;
-        self.inflight_bytes -= deliveries.inflight_bytes() as u64;
+        self.inflight_bytes -= deliveries.inflight.bytes() as u64;
         self.queue_bytes -= deliveries.queue_bytes as u64;
         self.shared_subscriptions -= deliveries.shared.len() as u64;
     }

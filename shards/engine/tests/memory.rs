@@ -53,11 +53,12 @@ fn announce_all(text: Text) -> usize {
 /// One test, for the count is one for the whole process.
 #[test]
 fn a_subscription_is_at_most_150_bytes_at_home_and_50_on_a_replica() {
-    let texts: [(&str, Text); 4] = [
+    let texts: [(&str, Text); 5] = [
         ("exact", |index| format!("plant/hall-{}/sensor-{index}/status", index % 100)),
         ("plus", |index| format!("plant/hall-{}/sensor-{index}/+", index % 100)),
         ("multi", |index| format!("plant/hall-{}/sensor-{index}/#", index % 100)),
         ("shared prefix", |index| format!("plant/+/sensor-{index}")),
+        ("literal levels behind", |index| format!("plant/+/sensor-{index}/status")),
     ];
     for (name, text) in texts {
         let home = subscribe_all(text) / COUNT as usize;

@@ -4,9 +4,10 @@ use octopus_mqtt::{Ack, AckKind, PacketId, ReasonCode, ReasonProperties, Version
 
 use crate::durable::{Change, Promise};
 use crate::event::ConnectionId;
+use crate::inflight::{Inflight, Sent};
 use crate::message::Dropped;
 use crate::refusal::Refusal;
-use crate::session::{Inflight, Queued, Sent};
+use crate::session::Queued;
 use crate::shard::Shard;
 use crate::subscriptions::SessionId;
 use crate::trace::Happened;
@@ -42,16 +43,17 @@ impl Shard {
             && let Some(deliveries) = found.deliveries_if_any()
             && let Some(index) = deliveries.position(ack.packet_id)
         {
-            let sent = &mut deliveries.inflight[index];
+            let sent = &deliveries.inflight[index];
             let is_ours = match &sent.state {
                 Sent::Published(item) => is_qos2(item),
                 Sent::Released => true,
             };
             if is_ours {
-                self.stats.inflight_bytes -= sent.bytes() as u64;
-                taken = Some(std::mem::replace(&mut sent.state, Sent::Released));
-                reason = ReasonCode::Success;
                 let (serial, packet_id) = (sent.serial, ack.packet_id);
+                let released = deliveries.inflight.release(index);
+                self.stats.inflight_bytes -= released.bytes() as u64;
+                taken = Some(released);
+                reason = ReasonCode::Success;
                 self.record(session, || Change::Released { serial, packet_id });
             }
         }
@@ -118,7 +120,7 @@ impl Shard {
         }
         let taken = deliveries.remove_inflight(index)?;
         self.stats.inflight -= 1;
-        self.stats.inflight_bytes -= taken.bytes() as u64;
+        self.stats.inflight_bytes -= taken.state.bytes() as u64;
         match taken.state {
             Sent::Published(item) => Some(item),
             Sent::Released => None,
@@ -177,6 +179,6 @@ impl crate::session::Deliveries {
         if index >= first_unsent {
             self.unsent -= 1;
         }
-        if index == 0 { self.inflight.pop_front() } else { self.inflight.remove(index) }
+        self.inflight.remove(index)
     }
 }

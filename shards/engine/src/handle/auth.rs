@@ -42,9 +42,9 @@ impl Shard {
         packet: &Auth<'_>,
     ) -> Result<(), Refusal> {
         let Some(connection) = self.connections.get_mut(id) else { return Ok(()) };
-        let Phase::AwaitingAuth { connect: body } = &mut connection.phase else { return Ok(()) };
-        let body = std::mem::take(body);
-        let connect = decode_connect(&body)?;
+        let Phase::AwaitingAuth(waiting) = &mut connection.phase else { return Ok(()) };
+        let waiting = std::mem::take(waiting);
+        let connect = decode_connect(&waiting.connect)?;
         let method = connect.properties.authentication_method;
         if method.is_none() || packet.reason != ReasonCode::ContinueAuthentication {
             return Err(Refusal::UnexpectedPacket);
@@ -53,7 +53,7 @@ impl Shard {
             return Err(Refusal::AuthenticationMethodChanged);
         }
         let method: Box<str> = method.unwrap_or_default().into();
-        connection.phase = Phase::AwaitingAnswer { connect: body };
+        connection.phase = Phase::AwaitingAnswer(waiting);
         self.ask_again(id, method, packet, AuthStep::Continue);
         Ok(())
     }
@@ -64,7 +64,7 @@ impl Shard {
         let data = packet.properties.authentication_data.unwrap_or_default().into();
         let request = AuthRequest {
             connection: id,
-            remote: connection.remote.clone(),
+            remote: connection.remote(),
             version: connection.version,
             client_id: session.map_or_else(Box::default, |session| session.client_id.clone()),
             user_name: connection.user.clone(),
@@ -80,8 +80,8 @@ impl Shard {
     pub(crate) fn challenge(&mut self, id: ConnectionId, data: &[u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let method = match &connection.phase {
-            Phase::AwaitingAuth { connect } => {
-                let connect = decode_connect(connect).ok();
+            Phase::AwaitingAuth(waiting) => {
+                let connect = decode_connect(&waiting.connect).ok();
                 connect.and_then(|c| c.properties.authentication_method).map(Box::from)
             }
             _ => connection.extras.as_ref().and_then(|extras| extras.method.clone()),
@@ -122,7 +122,7 @@ impl Shard {
             };
             let request = AuthRequest {
                 connection: id,
-                remote: connection.remote.clone(),
+                remote: connection.remote(),
                 version: connection.version,
                 client_id,
                 user_name: connection.user.clone(),

@@ -7,7 +7,7 @@
 
 use octopus_mqtt::{Connect, ReasonCode, decode_connect};
 
-use crate::connection::{Pause, Phase};
+use crate::connection::{Pause, Phase, Waiting};
 use crate::durable::{Change, RecordOp, SessionRecord};
 use crate::envelope::{Claim, Claimed, Envelope, Peer, Presence, Surrendered};
 use crate::event::{ConnectionId, Instant, Output};
@@ -30,7 +30,8 @@ impl Shard {
         let client_id = assigned.clone().unwrap_or_else(|| connect.client_id.into());
         let is_persistent = self.granted_expiry(connect) > 0;
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.phase = Phase::AwaitingClaim { connect: body.into(), assigned, data };
+        let waiting = Waiting { connect: body.into(), assigned, data };
+        connection.phase = Phase::AwaitingClaim(Box::new(waiting));
         let clean_start = connect.clean_start;
         let is_here = self.is_claimed(&client_id);
         let claim = Claim { connection: id, client_id, clean_start, is_here, is_persistent };
@@ -58,12 +59,11 @@ impl Shard {
             session.epoch = epoch;
         }
         let phase = self.connections.get_mut(id).map(|connection| &mut connection.phase);
-        let Some(Phase::AwaitingClaim { connect, assigned, data }) = phase else {
+        let Some(Phase::AwaitingClaim(waiting)) = phase else {
             return self.keep_unasked(&client_id, epoch);
         };
-        let body = std::mem::take(connect);
-        let (assigned, data) = (assigned.take(), data.take());
-        let let_in = decode_connect(&body)
+        let Waiting { connect, assigned, data } = std::mem::take(&mut **waiting);
+        let let_in = decode_connect(&connect)
             .map_err(Refusal::from)
             .and_then(|c| self.let_in(id, &c, epoch, assigned.as_deref(), data.as_deref()));
         if let Err(refusal) = let_in {
@@ -105,7 +105,7 @@ impl Shard {
 
     /// The hub could not claim the session.
     pub(crate) fn claim_refused(&mut self, id: ConnectionId, reason: ReasonCode) {
-        let is_waiting = |phase: &Phase| matches!(phase, Phase::AwaitingClaim { .. });
+        let is_waiting = |phase: &Phase| matches!(phase, Phase::AwaitingClaim(_));
         if self.connections.get(id).is_some_and(|connection| is_waiting(&connection.phase)) {
             self.refuse(id, Refusal::Told(reason));
         }
@@ -158,10 +158,10 @@ impl Shard {
         let now = self.now;
         let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let Some(session) = self.sessions.get(id) else { return };
-        if session.expiry_s == 0 || is_past(session.ends_at) {
+        if session.expiry_s == 0 || is_past(session.ends_at()) {
             return self.end_session(id);
         }
-        if is_past(session.will_at) {
+        if is_past(session.will_at()) {
             self.send_will(id);
         }
         self.wait_alone(id);

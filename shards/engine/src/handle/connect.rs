@@ -10,7 +10,7 @@ use octopus_mqtt::{
 };
 
 use super::publish::{has_more_levels, may_publish};
-use crate::connection::{Connection, Pause, Phase};
+use crate::connection::{Connection, Pause, Phase, Waiting};
 use crate::durable::{Change, RecordOp};
 use crate::envelope::{
     AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, Envelope, Peer, Presence,
@@ -88,7 +88,8 @@ impl Shard {
 
     fn ask_hub(&mut self, id: ConnectionId, connect: &Connect<'_>, body: &[u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.phase = Phase::AwaitingAnswer { connect: body.into() };
+        let waiting = Waiting { connect: body.into(), ..Waiting::default() };
+        connection.phase = Phase::AwaitingAnswer(Box::new(waiting));
         let exchange = connect.properties.authentication_method.map(|method| AuthExchange {
             method: method.into(),
             data: connect.properties.authentication_data.unwrap_or_default().into(),
@@ -96,7 +97,7 @@ impl Shard {
         });
         let request = AuthRequest {
             connection: id,
-            remote: connection.remote.clone(),
+            remote: connection.remote(),
             version: connect.version,
             client_id: connect.client_id.into(),
             user_name: connect.user_name.map(Into::into),
@@ -111,20 +112,21 @@ impl Shard {
     pub(crate) fn authenticated(&mut self, answer: AuthAnswer) {
         let AuthAnswer { connection: id, outcome } = answer;
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let body = match &mut connection.phase {
-            Phase::AwaitingAnswer { connect } => std::mem::take(connect),
-            Phase::Connected { .. } | Phase::AwaitingClaim { .. } => {
+        let waiting = match &mut connection.phase {
+            Phase::AwaitingAnswer(waiting) => std::mem::take(waiting),
+            Phase::Connected { .. } | Phase::AwaitingClaim(_) => {
                 return self.authenticated_again(id, outcome);
             }
             _ => return,
         };
         if let AuthOutcome::Continue { data } = outcome {
-            connection.phase = Phase::AwaitingAuth { connect: body };
+            connection.phase = Phase::AwaitingAuth(waiting);
             return self.challenge(id, &data);
         }
-        let decided = decode_connect(&body)
+        let body = &waiting.connect;
+        let decided = decode_connect(body)
             .map_err(Refusal::from)
-            .and_then(|connect| self.decide(id, &connect, &body, outcome));
+            .and_then(|connect| self.decide(id, &connect, body, outcome));
         if let Err(refusal) = decided {
             return self.refuse(id, refusal);
         }
@@ -251,8 +253,7 @@ impl Shard {
         let Some(found) = self.sessions.get_mut(session) else { return };
         found.connection = Some(id);
         found.expiry_s = expiry_s;
-        found.ends_at = None;
-        found.will_at = None;
+        found.away = None;
         found.is_recorded |= expiry_s > 0 && found.epoch > 0;
         found.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         if let Some(deliveries) = found.deliveries_if_any() {
@@ -268,7 +269,7 @@ impl Shard {
         connection.send_quota = receive_max.min(limits.inflight_count_max);
         connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
         note_extras(connection, connect, limits.topic_alias_out_max);
-        self.stats.connected(connection.remote.listener);
+        self.stats.connected(connection.listener);
         self.record_opened(session);
     }
 
@@ -334,8 +335,8 @@ impl Shard {
         let Some(session) = self.sessions.get(session) else { return };
         let notice = Notice::Connected {
             client: session.client_id.clone(),
-            address: connection.remote.address,
-            listener: connection.remote.listener,
+            address: connection.address,
+            listener: connection.listener,
             version: connection.version,
             user: connection.user.clone(),
             session_present,

@@ -114,7 +114,7 @@ impl Shard {
     /// Parts the connection from its session: the will, the expiry, the shared groups.
     pub(crate) fn part(&mut self, id: ConnectionId, reason: DisconnectReason) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let (address, listener) = (connection.remote.address, connection.remote.listener);
+        let (address, listener) = (connection.address, connection.listener);
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
         let session = match phase {
             Phase::Connected { session } => session,
@@ -168,7 +168,7 @@ impl Shard {
         }
         if found.expiry_s != NEVER {
             let ends_after = Duration::from_secs(found.expiry_s.into());
-            let ends_at = *found.ends_at.get_or_insert_with(|| now.after(ends_after));
+            let ends_at = *found.away().ends_at.get_or_insert_with(|| now.after(ends_after));
             self.timers.arm(ends_at, Timer::SessionEnd(id));
         }
         match found.will.as_ref().map(|will| will.delay_s) {
@@ -176,12 +176,12 @@ impl Shard {
             Some(0) => self.send_will(session),
             Some(delay_s) => {
                 let due_after = Duration::from_secs(delay_s.into());
-                let will_at = *found.will_at.get_or_insert_with(|| now.after(due_after));
+                let will_at = *found.away().will_at.get_or_insert_with(|| now.after(due_after));
                 self.timers.arm(will_at, Timer::Will(id));
             }
         }
         if let Some(found) = self.sessions.get(session) {
-            let (expiry_s, ends_at, will_at) = (found.expiry_s, found.ends_at, found.will_at);
+            let (expiry_s, ends_at, will_at) = (found.expiry_s, found.ends_at(), found.will_at());
             self.record(session, || Change::Away { expiry_s, ends_at, will_at });
         }
     }
@@ -194,7 +194,9 @@ impl Shard {
     /// Publishes the will of a session, once [MQTT-3.1.2-8], [MQTT-3.1.2-10].
     pub(crate) fn send_will(&mut self, session: SessionId) {
         let Some(found) = self.sessions.get_mut(session) else { return };
-        found.will_at = None;
+        if let Some(away) = &mut found.away {
+            away.will_at = None;
+        }
         let Some(will) = found.will.take() else { return };
         self.record(session, || Change::WillGone);
         let message = will.message(self.now);
@@ -211,7 +213,7 @@ impl Shard {
             return;
         }
         let Some(session) = self.sessions.get_ref(id) else { return };
-        if session.will_at.is_some_and(|at| at <= now) {
+        if session.will_at().is_some_and(|at| at <= now) {
             self.send_will(id.id);
         }
     }
@@ -222,7 +224,7 @@ impl Shard {
             return;
         }
         let Some(session) = self.sessions.get_ref(id) else { return };
-        if session.connection.is_none() && session.ends_at.is_some_and(|at| at <= now) {
+        if session.connection.is_none() && session.ends_at().is_some_and(|at| at <= now) {
             self.stats.sessions_expired += 1;
             self.end_session(id.id);
         }
