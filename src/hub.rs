@@ -240,7 +240,9 @@ impl HubTask {
             | Envelope::BridgeGroup { .. }
             | Envelope::Retained { .. }
             | Envelope::RetainedFound(_)
-            | Envelope::Fenced { .. } => {
+            | Envelope::Fenced { .. }
+            | Envelope::Owed { .. }
+            | Envelope::LetGo { .. } => {
                 if let Some(bridge) = &self.bridge {
                     // It ends after the hub.
                     let _ = bridge.send((shard, envelope));

@@ -11,7 +11,11 @@ use tokio::net::TcpListener;
 
 use crate::{
     auth::{self, Auth, Target},
-    bridge::{counters::Counters, link::Link, members::Members},
+    bridge::{
+        counters::Counters,
+        link::Link,
+        members::{Members, id_of},
+    },
     certificates::Reloading,
     config::{self, Config, Effective, Http, Loaded, Sources},
     http::{
@@ -117,7 +121,12 @@ impl Group {
         let view = self.members.view();
         Box::new(move || {
             let nodes = view.borrow().nodes.clone();
-            nodes.into_iter().map(|(id, node)| NodeInfo { id, is_live: node.is_live }).collect()
+            let mut by_id = BTreeMap::<String, bool>::new();
+            for (name, node) in nodes {
+                // What an earlier life left says nothing about the node.
+                *by_id.entry(id_of(&name).to_owned()).or_default() |= node.is_live;
+            }
+            by_id.into_iter().map(|(id, is_live)| NodeInfo { id, is_live }).collect()
         })
     }
 }

@@ -11,7 +11,7 @@ use octopus_engine::{Envelope, Instant, Message, PeerSet, ShardId};
 use octopus_mqtt::{MessageProperties, QoS, ReasonCode, TopicName};
 use serde_json::Value;
 
-use super::{run::Bridge, work::Op};
+use super::{members::id_of, run::Bridge, work::Op};
 
 /// What another broker of the old kind, or anybody else, said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ impl Bridge {
         let is_meant = |group: &str, broker: &str| {
             group == self.work.keys.group()
                 && broker != self.work.members.id()
-                && !self.nodes.contains_key(broker)
+                && !self.nodes.keys().any(|name| id_of(name) == broker)
         };
         match said {
             Some(Said::Publish { group, broker, topic, payload }) if is_meant(&group, &broker) => {

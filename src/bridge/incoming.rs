@@ -15,11 +15,11 @@ use octopus_engine::{
 use super::{
     compat,
     link::LinkState,
-    members::View,
+    members::{View, id_of},
     outbox::Lane,
     retained::Catch,
     rules::Entry,
-    run::{Bridge, Node, Told},
+    run::{Bridge, Node, Then, Told},
     wire::{self, Control, Record},
     work::{Event, How, Op},
 };
@@ -44,6 +44,10 @@ impl Bridge {
             Event::Inbox(entries) => self.take_inbox(&entries),
             Event::Log(entries) => self.take_log(&entries),
             Event::Catch(catch) => self.caught(catch),
+            Event::Owed => self.begin_rounds(),
+            Event::LeftSeen { round, found } => self.left_seen(round, &found),
+            Event::Left { round, entries } => self.take_left(round, &entries),
+            Event::LeftEnds { round } => self.end_round(round),
         }
     }
 
@@ -63,7 +67,7 @@ impl Bridge {
     /// Compares the nodes we know with those there are.
     pub(super) fn see_group(&mut self) {
         let view = self.work.members.view().borrow().clone();
-        let own = self.work.members.id().to_owned();
+        let own = self.work.members.name().to_owned();
         for name in self.nodes_missing_in(&view) {
             self.remove_node(&name);
         }
@@ -76,10 +80,16 @@ impl Bridge {
                 }
                 Some(_) => {}
             }
-            if !member.is_live && self.forgets_at_once {
-                let (members, epoch) = (self.work.members.clone(), member.epoch);
-                tokio::spawn(async move { members.forget(&name, epoch).await });
-            }
+        }
+    }
+
+    /// Nodes whose lease has run out are forgotten as soon as nobody needs what they left.
+    pub(super) fn forget_gone(&self) {
+        let view = self.work.members.view().borrow().clone();
+        for (name, member) in view.nodes.into_iter().filter(|(_, member)| !member.is_live) {
+            let members = self.work.members.clone();
+            // Whoever is not forgotten now is looked at again.
+            tokio::spawn(async move { members.forget(&name, member.epoch).await });
         }
     }
 
@@ -105,7 +115,7 @@ impl Bridge {
             self.by_index.resize(slot + 1, None);
         }
         self.by_index[slot] = Some(name.to_owned());
-        self.counters.name_node(index, name);
+        self.counters.name_node(index, id_of(name));
         let numbers = self.numbers.get(name).copied().unwrap_or_default();
         let node = Node {
             index,
@@ -153,6 +163,10 @@ impl Bridge {
         node.is_loading = false;
         // Without its mark, Redis has forgotten it; the node will tell all of it again.
         let Some(mark) = found.get("").and_then(|mark| read_mark(mark)) else { return };
+        if node.known.is_some_and(|known| mark < known) {
+            // Asked for twice, and overtaken by what was told since.
+            return;
+        }
         node.known = Some(mark);
         let wanted: HashSet<Entry> = found.keys().filter_map(|text| Entry::parse(text)).collect();
         let new: Vec<Entry> = wanted.difference(&node.entries).cloned().collect();
@@ -231,7 +245,7 @@ impl Bridge {
             Ok(read) => read,
             Err(error) => return self.malformed(error),
         };
-        if head.origin == self.work.members.id() {
+        if head.origin == self.work.members.name() {
             return;
         }
         match control {
@@ -244,7 +258,7 @@ impl Bridge {
         }
     }
 
-    fn malformed(&mut self, error: wire::WireError) {
+    pub(super) fn malformed(&mut self, error: wire::WireError) {
         self.counters.malformed(1);
         tracing::warn!(?error, "frame of another node not understood");
     }
@@ -285,7 +299,10 @@ impl Bridge {
         for (_, frame) in entries {
             self.take_frame(frame, false);
         }
-        self.fence(entries.last().map(|(id, _)| id.clone()));
+        let seen = self.durable_seen.iter();
+        let seen = seen.map(|(origin, seen)| (origin.clone(), seen.to_text())).collect();
+        let upto = entries.last().map(|(id, _)| id.clone()).unwrap_or_default();
+        self.fence(Then::Trim { upto, seen });
     }
 
     // --- retained messages ---
@@ -295,7 +312,7 @@ impl Bridge {
             self.place = Some(id.clone());
             match wire::messages(frame, self.clock()) {
                 Ok((head, records)) => {
-                    let is_own = head.origin == self.work.members.id();
+                    let is_own = head.origin == self.work.members.name();
                     for record in records {
                         self.apply_retained(record, is_own);
                     }
@@ -303,7 +320,7 @@ impl Bridge {
                 Err(error) => self.malformed(error),
             }
         }
-        self.fence(None);
+        self.fence(Then::Permit(self.log_permits.clone()));
     }
 
     /// Keeps what the log says, unless a change of our own is still to come in it.

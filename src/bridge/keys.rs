@@ -22,7 +22,8 @@ impl Keys {
         format!("{}:NODE:{id}", self.group)
     }
 
-    /// Hash: node id -> `<epoch> <incarnation>`; nodes that were not yet forgotten.
+    /// Hash: name of a node (`<id>:<incarnation>`, each life its own) -> epoch; nodes that were
+    /// not yet forgotten. What follows is named by these names.
     pub fn nodes(&self) -> String {
         self.own("NODES")
     }
@@ -33,24 +34,45 @@ impl Keys {
     }
 
     /// Stream: frames for a node that it has not taken in yet.
-    pub fn inbox(&self, id: &str) -> String {
-        self.own(&format!("INBOX:{id}"))
+    pub fn inbox(&self, name: &str) -> String {
+        self.own(&format!("INBOX:{name}"))
     }
 
     /// Hash: sender -> `<epoch> <last>` of the durable lane, as the inbox's owner has taken it.
-    pub fn seen(&self, id: &str) -> String {
-        self.own(&format!("SEEN:{id}"))
+    pub fn seen(&self, name: &str) -> String {
+        self.own(&format!("SEEN:{name}"))
+    }
+
+    /// String: this node said lately that it is there; see `store::scripts`.
+    pub fn awake(&self, name: &str) -> String {
+        self.own(&format!("AWAKE:{name}"))
+    }
+
+    /// Set: clients whose sessions were this node's and wait for what is in its inbox; see
+    /// `store::scripts`.
+    pub fn left(&self, name: &str) -> String {
+        self.own(&format!("LEFT:{name}"))
+    }
+
+    /// Set: clients whose sessions are this node's; see `store::scripts`.
+    pub fn owned(&self, name: &str) -> String {
+        self.own(&format!("OWNED:{name}"))
+    }
+
+    /// Hash: a session; see `store::scripts`.
+    pub fn session(&self, client: &str) -> String {
+        format!("{}:SESSION:{client}", self.group)
     }
 
     /// Hash: what a node wants, one field per entry; the empty field is `<epoch> <number>` of
     /// the last change.
-    pub fn interest(&self, id: &str) -> String {
-        self.own(&format!("INTEREST:{id}"))
+    pub fn interest(&self, name: &str) -> String {
+        self.own(&format!("INTEREST:{name}"))
     }
 
     /// Channel: fast frames for a node.
-    pub fn fast(&self, id: &str) -> String {
-        self.own(&format!("BRIDGE:{id}"))
+    pub fn fast(&self, name: &str) -> String {
+        self.own(&format!("BRIDGE:{name}"))
     }
 
     /// Channel: control frames for all nodes.

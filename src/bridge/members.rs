@@ -5,8 +5,9 @@
 //! not its own. Each time a node takes its lease it gets an epoch, which only rises in the
 //! group: of two that claim one name, the higher is the newer.
 //!
-//! A node whose lease ran out stays in `<GROUP>:V2:NODES` until it is forgotten, so that what
-//! it left behind (inbox, sessions) can be taken over first.
+//! To the group each life of a node is a node of its own, named by its id and incarnation: one
+//! that is started again begins with an empty inbox, and what its last life left (inbox,
+//! sessions, what it wanted) stands in `<GROUP>:V2:NODES` until others have taken it over.
 //!
 //! Scope: node.
 
@@ -28,7 +29,7 @@ use super::{
     link::{Link, LinkError},
 };
 
-/// Takes the lease. KEYS: node, nodes, epoch. ARGV: id, incarnation, lease in ms, the highest
+/// Takes the lease. KEYS: node, nodes, epoch. ARGV: name, incarnation, lease in ms, the highest
 /// epoch we know of (Redis may have forgotten). Answers the epoch, or 0 if another holds it.
 const TAKE: &str = r"
 local holder = redis.call('GET', KEYS[1])
@@ -39,10 +40,10 @@ if epoch <= tonumber(ARGV[4]) then
   epoch = tonumber(ARGV[4]) + 1
   redis.call('SET', KEYS[3], epoch)
 end
-redis.call('HSET', KEYS[2], ARGV[1], epoch .. ' ' .. ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[1], epoch)
 return epoch";
 
-/// Refreshes the lease and answers whether it is still ours, then id, epoch and liveness of
+/// Refreshes the lease and answers whether it is still ours, then name, epoch and liveness of
 /// every node. KEYS: node, nodes. ARGV: incarnation, lease in ms, prefix of node keys.
 const REFRESH: &str = r"
 local own = 0
@@ -53,10 +54,10 @@ end
 local answer = {own}
 local nodes = redis.call('HGETALL', KEYS[2])
 for i = 1, #nodes, 2 do
-  local epoch, incarnation = string.match(nodes[i + 1], '^(%d+) (.*)$')
+  local id, incarnation = string.match(nodes[i], '^(.*):([^:]*)$')
   answer[#answer + 1] = nodes[i]
-  answer[#answer + 1] = epoch
-  answer[#answer + 1] = redis.call('GET', ARGV[3] .. nodes[i]) == incarnation and '1' or '0'
+  answer[#answer + 1] = nodes[i + 1]
+  answer[#answer + 1] = id and redis.call('GET', ARGV[3] .. id) == incarnation and '1' or '0'
 end
 return answer";
 
@@ -65,13 +66,20 @@ const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0";
 
-/// Takes a node that is not live off the list. KEYS: node, nodes. ARGV: id, its epoch.
+/// Takes a node that is not live off the list, if nobody needs what it left: no session is its
+/// own, and none waits for what is in its inbox. KEYS: node, nodes, clients that wait, its
+/// sessions. ARGV: name, its epoch, incarnation, prefix of sessions.
 const FORGET: &str = r"
-local entry = redis.call('HGET', KEYS[2], ARGV[1])
-if entry and string.match(entry, '^(%d+) ') == ARGV[2] and redis.call('EXISTS', KEYS[1]) == 0 then
-  return redis.call('HDEL', KEYS[2], ARGV[1])
+if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
+if redis.call('GET', KEYS[1]) == ARGV[3] then return 0 end
+for _, client in ipairs(redis.call('SRANDMEMBER', KEYS[3], 100)) do
+  local left = redis.call('HGET', ARGV[4] .. client, 'left')
+  if not left or not string.find(left, ARGV[1], 1, true) then
+    redis.call('SREM', KEYS[3], client)
+  end
 end
-return 0";
+if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
+return redis.call('HDEL', KEYS[2], ARGV[1])";
 
 /// A node of the group as this one sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +96,7 @@ pub struct View {
     pub epoch: u64,
     /// This node holds its lease, as far as it knows.
     pub is_member: bool,
-    /// Every node by id, this one among them.
+    /// Every node by its name, this one among them.
     pub nodes: BTreeMap<String, Member>,
 }
 
@@ -126,6 +134,7 @@ struct Inner {
     keys: Keys,
     id: String,
     incarnation: String,
+    name: String,
     lease: Duration,
     view: watch::Sender<View>,
     /// Until when our own lease holds for certain, by our clock.
@@ -136,11 +145,13 @@ struct Inner {
 impl Members {
     /// - `incarnation`: tells this run of the node from every other, live or past.
     pub fn new(link: Link, keys: Keys, id: &str, incarnation: u64, lease: Duration) -> Self {
+        let incarnation = format!("{incarnation:016x}");
         Self(Arc::new(Inner {
             link,
             keys,
             id: id.to_owned(),
-            incarnation: format!("{incarnation:016x}"),
+            name: format!("{id}:{incarnation}"),
+            incarnation,
             lease,
             view: watch::Sender::new(View::default()),
             lease_until: watch::Sender::new(None),
@@ -151,6 +162,11 @@ impl Members {
     /// This node's id.
     pub fn id(&self) -> &str {
         &self.0.id
+    }
+
+    /// This life of this node, as the group knows it: `<id>:<incarnation>`.
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     /// What tells this run of the node from every other.
@@ -218,7 +234,7 @@ impl Members {
         let mut fields = answer.into_iter();
         let is_ours = fields.next().as_deref() == Some("1");
         let nodes = read_nodes(fields);
-        let is_listed = nodes.contains_key(&inner.id);
+        let is_listed = nodes.contains_key(&inner.name);
         if is_ours && is_listed {
             inner.lease_until.send_replace(Some(asked + inner.lease));
             self.see(|view| {
@@ -245,13 +261,16 @@ impl Members {
         inner.link.script(call.arg(&inner.incarnation)).await
     }
 
-    /// Takes a node off the list whose lease has run out and of which nothing is left to take
-    /// over. Nothing happens if it lives again.
-    pub async fn forget(&self, id: &str, epoch: u64) -> Result<(), LinkError> {
+    /// Takes a node off the list whose lease has run out, once all it left is taken over.
+    /// Nothing happens before, or if it lives again.
+    pub async fn forget(&self, name: &str, epoch: u64) -> Result<(), LinkError> {
         let inner = &*self.0;
+        let keys = &inner.keys;
         let script = Script::new(FORGET);
-        let mut call = script.key(inner.keys.node(id));
-        call.key(inner.keys.nodes()).arg(id).arg(epoch);
+        let (id, incarnation) = name.rsplit_once(':').unwrap_or((name, ""));
+        let mut call = script.key(keys.node(id));
+        call.key(keys.nodes()).key(keys.left(name)).key(keys.owned(name));
+        call.arg(name).arg(epoch).arg(incarnation).arg(keys.session(""));
         inner.link.script(&call).await
     }
 
@@ -263,7 +282,10 @@ impl Members {
         let script = Script::new(TAKE);
         let mut call = script.key(inner.keys.node(&inner.id));
         call.key(inner.keys.nodes()).key(inner.keys.epoch());
-        call.arg(&inner.id).arg(&inner.incarnation).arg(inner.lease.as_millis() as u64).arg(known);
+        call.arg(&inner.name)
+            .arg(&inner.incarnation)
+            .arg(inner.lease.as_millis() as u64)
+            .arg(known);
         let epoch: u64 = inner.link.script(&call).await?;
         if epoch == 0 {
             return Ok(None);
@@ -272,7 +294,7 @@ impl Members {
         self.see(|view| {
             view.epoch = epoch;
             view.is_member = true;
-            view.nodes.insert(inner.id.clone(), Member { epoch, is_live: true });
+            view.nodes.insert(inner.name.clone(), Member { epoch, is_live: true });
         });
         Ok(Some(epoch))
     }
@@ -286,12 +308,18 @@ impl Members {
     }
 }
 
-/// Id, epoch and liveness, again and again.
+/// The id of the node that has this name.
+pub fn id_of(name: &str) -> &str {
+    name.rsplit_once(':').map_or(name, |(id, _)| id)
+}
+
+/// Name, epoch and liveness, again and again.
 fn read_nodes(mut fields: impl Iterator<Item = String>) -> BTreeMap<String, Member> {
     let mut nodes = BTreeMap::new();
-    while let (Some(id), Some(epoch), Some(live)) = (fields.next(), fields.next(), fields.next()) {
+    while let (Some(name), Some(epoch), Some(live)) = (fields.next(), fields.next(), fields.next())
+    {
         let epoch = epoch.parse().unwrap_or(0);
-        nodes.insert(id, Member { epoch, is_live: live == "1" });
+        nodes.insert(name, Member { epoch, is_live: live == "1" });
     }
     nodes
 }

@@ -3,8 +3,9 @@
 //! Read in this order: `rules` (the promises), `wire` (what nodes write to each other),
 //! `outbox` (what waits to be written), `run`, `outgoing` and `incoming` (the bridge itself:
 //! from the shards to Redis, from Redis to the shards), `retained` (how a node catches up),
-//! `left` (what a dead node had not taken in), `work` (the tasks that wait for Redis), `keys`,
-//! `link` and `members` (names, the connection, the lease), `compat` (the predecessor's JSON).
+//! `left` (what a node that is dead or silent had not taken in), `work` (the tasks that wait for
+//! Redis), `keys`, `link` and `members` (names, the connection, the lease), `compat` (the
+//! predecessor's JSON).
 //!
 //! Promises. QoS 0 crosses at most once, by pub/sub. QoS 1 and 2 are acknowledged when they are
 //! in the inbox stream of every node that wants them, and stay there until its shards have
@@ -16,7 +17,7 @@ pub mod compat;
 pub mod counters;
 mod incoming;
 pub mod keys;
-pub mod left;
+mod left;
 pub mod members;
 pub mod outbox;
 mod outgoing;
@@ -26,7 +27,7 @@ mod run;
 pub mod wire;
 pub mod work;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -36,13 +37,12 @@ pub use run::Bridge;
 use self::{
     counters::Counters,
     keys::Keys,
-    link::{Link, LinkError},
+    link::Link,
     members::{JoinError, Members},
     retained::Catch,
-    rules::Seen,
     work::{Event, Work},
 };
-use crate::config::{Clustering, Config, Storage};
+use crate::config::{Clustering, Config};
 
 /// How long a node waits for Redis before it starts without.
 const REDIS_WAIT: Duration = Duration::from_secs(5);
@@ -56,10 +56,7 @@ pub struct Joined {
     events: mpsc::Receiver<Event>,
     /// The group's retained messages; `None` if Redis was away.
     catch: Option<Catch>,
-    forgets_at_once: bool,
     counters: Counters,
-    /// What of our inbox was taken in an earlier life.
-    seen: HashMap<String, Seen>,
 }
 
 impl Joined {
@@ -77,11 +74,9 @@ impl Joined {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let work = Work { link, keys, members, events: sender };
         let is_there = work.link.wait_up(REDIS_WAIT).await;
-        let mut seen = HashMap::new();
         let mut catch = None;
         if is_there {
             work.members.join().await?;
-            seen = work.read_seen().await.map_err(JoinError::Link)?;
             catch = work.compare(None).await;
         } else {
             tracing::warn!("Redis is not there; serving this node's clients alone until it is");
@@ -91,9 +86,7 @@ impl Joined {
             work,
             events,
             catch,
-            forgets_at_once: config.broker.storage.session == Storage::Local,
             counters: Counters::default(),
-            seen,
         })
     }
 
@@ -111,14 +104,5 @@ impl Joined {
 
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-}
-
-impl Work {
-    async fn read_seen(&self) -> Result<HashMap<String, Seen>, LinkError> {
-        let mut command = redis::cmd("HGETALL");
-        command.arg(self.keys.seen(self.members.id()));
-        let found: HashMap<String, String> = self.link.command(&command).await?;
-        Ok(left::read_seen(found))
     }
 }

@@ -27,16 +27,43 @@ pub struct Parcel {
     pub deadline: Instant,
 }
 
-/// A frame of the durable lane: kept as it is until it is written or given up, with its
-/// numbers, so that the receiver knows one that it has already.
+/// A frame of the durable lane: it keeps its numbers until it is written or given up, so that
+/// the receiver knows one that it has already.
 #[derive(Debug)]
 pub struct Durable {
     pub node: String,
-    pub frame: Bytes,
-    pub receipts: Vec<u64>,
-    pub count: usize,
-    pub bytes: usize,
-    pub deadline: Instant,
+    pub parcels: Vec<Parcel>,
+    epoch: u64,
+    first: u64,
+}
+
+impl Durable {
+    pub fn frame(&self, origin: &str) -> Vec<u8> {
+        let (epoch, first, count) = (self.epoch, self.first, self.parcels.len() as u32);
+        let head = Head { origin, epoch, first, count };
+        wire::frame(&head, self.parcels.iter().map(|parcel| &parcel.record[..]))
+    }
+
+    pub fn count(&self) -> usize {
+        self.parcels.len()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.parcels.iter().map(|parcel| parcel.record.len()).sum()
+    }
+
+    pub fn receipts(&self) -> impl Iterator<Item = u64> {
+        self.parcels.iter().filter_map(|parcel| parcel.receipt)
+    }
+
+    /// The time of all that is in it is over.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.parcels.iter().all(|parcel| parcel.deadline <= now)
+    }
+
+    fn last(&self) -> u64 {
+        self.first + self.parcels.len() as u64 - 1
+    }
 }
 
 /// The lanes to one node.
@@ -118,29 +145,50 @@ impl Lane {
     }
 
     /// Takes the durable lane as frames, oldest first.
-    pub fn take_durable(&mut self, origin: &str, epoch: u64) -> Vec<Durable> {
+    pub fn take_durable(&mut self, epoch: u64) -> Vec<Durable> {
         if self.is_full {
             return Vec::new();
         }
-        let parcels: Vec<Parcel> = std::mem::take(&mut self.durable).into();
+        let mut parcels: Vec<Parcel> = std::mem::take(&mut self.durable).into();
+        let sizes = chunks(&parcels, |parcel| parcel.record.len()).map(<[Parcel]>::len);
+        let sizes: Vec<usize> = sizes.collect();
         let mut frames = Vec::new();
-        for chunk in chunks(&parcels, |parcel| parcel.record.len()) {
-            let head = next_head(origin, epoch, &mut self.durable_last, chunk.len());
-            let records = chunk.iter().map(|parcel| &parcel.record[..]);
-            frames.push(Durable {
-                node: self.node.clone(),
-                frame: wire::frame(&head, records).into(),
-                receipts: chunk.iter().filter_map(|parcel| parcel.receipt).collect(),
-                count: chunk.len(),
-                bytes: chunk.iter().map(|parcel| parcel.record.len()).sum(),
-                deadline: chunk
-                    .iter()
-                    .map(|parcel| parcel.deadline)
-                    .max()
-                    .unwrap_or_else(Instant::now),
-            });
+        for size in sizes {
+            let rest = parcels.split_off(size);
+            let parcels = std::mem::replace(&mut parcels, rest);
+            let first = self.durable_last + 1;
+            self.durable_last += size as u64;
+            frames.push(Durable { node: self.node.clone(), parcels, epoch, first });
         }
         frames
+    }
+
+    /// Takes frames back that were certainly not written, oldest first. Unless others were
+    /// written behind them, their numbers are used again.
+    pub fn put_back(&mut self, frames: Vec<Durable>) {
+        let mut next = None;
+        let is_run =
+            frames.iter().all(|f| next.replace(f.last() + 1).is_none_or(|next| f.first == next));
+        if let Some(first) = frames.first()
+            && is_run
+            && next == Some(self.durable_last + 1)
+        {
+            self.durable_last = first.first - 1;
+        }
+        for frame in frames.into_iter().rev() {
+            frame.parcels.into_iter().rev().for_each(|parcel| self.durable.push_front(parcel));
+        }
+    }
+
+    /// Takes out the parcels that are `void`.
+    pub fn drop_void(&mut self, load: &mut Load, is_void: impl Fn(&Parcel) -> bool) {
+        self.durable.retain(|parcel| {
+            let is_kept = !is_void(parcel);
+            if !is_kept {
+                load.sub(1, parcel.record.len());
+            }
+            is_kept
+        });
     }
 
     /// Takes out what is given up by now.
@@ -196,10 +244,10 @@ mod tests {
         let mut lane = Lane::new("B", Numbers::default());
         (0..FRAME_COUNT_MAX as u64 + 1).for_each(|n| lane.push_durable(parcel(1, n, now)));
         lane.push_durable(parcel(FRAME_BYTES_MAX * 2, 999, now));
-        let frames = lane.take_durable("A", 3);
-        let counts: Vec<usize> = frames.iter().map(|frame| frame.count).collect();
+        let frames = lane.take_durable(3);
+        let counts: Vec<usize> = frames.iter().map(Durable::count).collect();
         assert_eq!(counts, [FRAME_COUNT_MAX, 1, 1]);
-        let receipts: Vec<u64> = frames.iter().flat_map(|f| f.receipts.clone()).collect();
+        let receipts: Vec<u64> = frames.iter().flat_map(Durable::receipts).collect();
         assert!(receipts.is_sorted());
     }
 
@@ -223,11 +271,29 @@ mod tests {
         for expected in [1, 2] {
             let mut lane = Lane::new("B", numbers);
             lane.push_durable(Parcel { record: record.clone(), receipt: None, deadline: now });
-            let frames = lane.take_durable("A", 1);
-            let (head, _) = wire::messages(&frames[0].frame, clock).expect("a frame");
+            let frames = lane.take_durable(1);
+            let bytes = frames[0].frame("A");
+            let (head, _) = wire::messages(&bytes, clock).expect("a frame");
             assert_eq!(head.first, expected);
             numbers = lane.numbers();
         }
+    }
+
+    #[test]
+    fn what_was_not_written_goes_before_what_came_since() {
+        let now = Instant::now();
+        let mut lane = Lane::new("B", Numbers::default());
+        (1..=2).for_each(|n| lane.push_durable(parcel(FRAME_BYTES_MAX, n, now)));
+        let frames = lane.take_durable(1);
+        lane.push_durable(parcel(1, 3, now));
+        lane.put_back(frames);
+        let frames = lane.take_durable(1);
+        let receipts: Vec<u64> = frames.iter().flat_map(Durable::receipts).collect();
+        assert_eq!(receipts, [1, 2, 3]);
+        assert_eq!((frames[0].first, frames[1].first), (1, 2));
+        // One behind them was written: its number stays.
+        lane.put_back(frames.into_iter().take(1).collect());
+        assert_eq!(lane.take_durable(1)[0].first, 4);
     }
 
     #[test]
@@ -237,10 +303,10 @@ mod tests {
         lane.is_full = true;
         lane.push_durable(parcel(1, 1, now));
         lane.push_durable(parcel(1, 2, now + Duration::from_secs(9)));
-        assert!(lane.take_durable("A", 1).is_empty());
+        assert!(lane.take_durable(1).is_empty());
         let given_up: Vec<_> = lane.expire(now).into_iter().map(|p| p.receipt).collect();
         assert_eq!(given_up, [Some(1)]);
         lane.is_full = false;
-        assert_eq!(lane.take_durable("A", 1)[0].receipts, [2]);
+        assert_eq!(lane.take_durable(1)[0].receipts().collect::<Vec<_>>(), [2]);
     }
 }

@@ -1,10 +1,13 @@
 //! What the bridge gives Redis: batches for the writer, one at a time, and what becomes of them;
 //! and what is given up when its time is over.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use octopus_engine::{Message, ReceiptId};
+use octopus_engine::{Envelope, Message, ReceiptId, ShardId};
 use redis::Value;
 
 use super::{
@@ -31,7 +34,7 @@ impl Bridge {
         wire::put_message(&mut record, message, None, self.clock());
         self.retained_last += 1;
         let head = Head {
-            origin: self.work.members.id(),
+            origin: self.work.members.name(),
             epoch: self.epoch(),
             first: self.retained_last,
             count: 1,
@@ -65,14 +68,13 @@ impl Bridge {
         }
         let mut ops: Vec<Op> = self.waiting.drain(..).collect();
         ops.extend(self.interest_op());
-        let (own, epoch) = (self.work.members.id().to_owned(), self.epoch());
+        let (own, epoch) = (self.work.members.name().to_owned(), self.epoch());
         for (name, node) in &mut self.nodes {
-            let channel = self.work.keys.fast(name);
             let fast = node.lane.take_fast(&own, epoch, &mut self.load);
-            ops.extend(
-                fast.into_iter().map(|frame| Op::Publish { channel: channel.clone(), frame }),
-            );
-            ops.extend(node.lane.take_durable(&own, epoch).into_iter().map(Op::Append));
+            ops.extend(fast.into_iter().map(|frame| Op::Fast { node: name.clone(), frame }));
+            if !self.holds_durable {
+                ops.extend(node.lane.take_durable(epoch).into_iter().map(Op::Append));
+            }
         }
         if ops.is_empty() {
             return;
@@ -114,7 +116,7 @@ impl Bridge {
 
     fn control_frame(&self, control: &Control) -> Bytes {
         let head = Head {
-            origin: self.work.members.id(),
+            origin: self.work.members.name(),
             epoch: self.epoch(),
             first: self.interest_last,
             count: 0,
@@ -126,8 +128,18 @@ impl Bridge {
         self.is_writing = false;
         match result {
             Ok(answers) => {
+                let mut refused = BTreeMap::<String, Vec<Durable>>::new();
                 for (op, answer) in ops.into_iter().zip(answers) {
-                    self.done(op, &answer);
+                    match op {
+                        Op::Append(durable) if answer == Value::Int(0) => {
+                            refused.entry(durable.node.clone()).or_default().push(durable);
+                        }
+                        op => self.done(op, &answer),
+                    }
+                }
+                self.holds_durable |= !refused.is_empty();
+                for (node, frames) in refused {
+                    self.put_back(&node, frames);
                 }
             }
             Err(error) => {
@@ -138,6 +150,7 @@ impl Bridge {
                 for op in ops.into_iter().rev().filter(Op::is_durable) {
                     self.waiting.push_front(op);
                 }
+                self.drop_void();
                 if lost_interest {
                     self.tell_all_interest();
                 }
@@ -145,12 +158,54 @@ impl Bridge {
         }
     }
 
+    /// Redis does not take them, because this node did not say lately that it is there: it will
+    /// in a moment.
+    fn put_back(&mut self, node: &str, frames: Vec<Durable>) {
+        match self.nodes.get_mut(node) {
+            Some(node) => node.lane.put_back(frames),
+            None => self.waiting.extend(frames.into_iter().map(Op::Append)),
+        }
+        self.drop_void();
+    }
+
+    /// A session of `shard` was lost to another node; its client publishes there again what it has
+    /// no acknowledgement of.
+    pub(super) fn void(&mut self, shard: ShardId, receipts: &[u64]) {
+        let void = self.receipts.void(shard, receipts);
+        self.has_overflowed |= !void.is_empty();
+        void.into_iter().for_each(|receipt| self.refuse(Some(receipt)));
+        self.drop_void();
+    }
+
+    /// Drops what is still to be written and whose publishers wait no longer.
+    fn drop_void(&mut self) {
+        let (load, receipts) = (&mut self.load, &self.receipts);
+        let is_void =
+            |receipt: Option<u64>| receipt.is_some_and(|number| !receipts.is_open(number));
+        for node in self.nodes.values_mut() {
+            node.lane.drop_void(load, |parcel| is_void(parcel.receipt));
+        }
+        self.waiting.retain_mut(|op| match op {
+            Op::Append(durable) => {
+                durable.parcels.retain(|parcel| {
+                    if is_void(parcel.receipt) {
+                        load.sub(1, parcel.record.len());
+                    }
+                    !is_void(parcel.receipt)
+                });
+                !durable.parcels.is_empty()
+            }
+            Op::Retain { receipt, .. } => !is_void(*receipt),
+            _ => true,
+        });
+    }
+
     fn done(&mut self, op: Op, answer: &Value) {
         match op {
             Op::Append(durable) => {
-                self.load.sub(durable.count, durable.bytes);
-                self.counters.sent(durable.count as u64);
-                durable.receipts.into_iter().for_each(|number| self.written(Some(number)));
+                self.load.sub(durable.count(), durable.bytes());
+                self.counters.sent(durable.count() as u64);
+                durable.receipts().for_each(|number| self.written(Some(number)));
             }
             Op::Retain { receipt, .. } => self.written(receipt),
             Op::Measure { node } => {
@@ -158,10 +213,16 @@ impl Bridge {
                     node.lane.is_full = *len >= i64::from(self.config.inbox_count_max);
                 }
             }
+            // Who was taken over needs what is in the inbox.
+            Op::Trim { .. } if *answer == Value::Int(0) => self.untrimmed = Some(op),
+            Op::Trim { barrier, .. } => {
+                self.untrimmed = None;
+                self.give_all(&Envelope::Trimmed { barrier });
+            }
             Op::Publish { .. }
+            | Op::Fast { .. }
             | Op::Interest { .. }
             | Op::AllInterest { .. }
-            | Op::Trim { .. }
             | Op::Sweep { .. } => {}
         }
     }
@@ -182,8 +243,11 @@ impl Bridge {
         if self.nodes.values().any(|node| node.missing_since.is_some()) {
             self.see_group();
         }
+        self.waiting.extend(self.untrimmed.take());
+        self.holds_durable = false;
         if self.link.is_up() && now - self.measured_at >= Duration::from_secs(1) {
             self.measured_at = now;
+            self.forget_gone();
             let names = self.nodes.keys().cloned();
             let measures: Vec<Op> = names.map(|node| Op::Measure { node }).collect();
             self.waiting.extend(measures);
@@ -196,9 +260,9 @@ impl Bridge {
         let mut lost = Vec::new();
         let load = &mut self.load;
         self.waiting.retain_mut(|op| match op {
-            Op::Append(Durable { deadline, receipts, count, bytes, .. }) if *deadline <= now => {
-                load.sub(*count, *bytes);
-                lost.append(receipts);
+            Op::Append(durable) if durable.is_late(now) => {
+                load.sub(durable.count(), durable.bytes());
+                lost.extend(durable.receipts());
                 false
             }
             Op::Retain { receipt, deadline, .. } if *deadline <= now => {
@@ -225,8 +289,8 @@ impl Bridge {
         let load = &mut self.load;
         self.waiting.retain_mut(|op| match op {
             Op::Append(durable) if durable.node == name => {
-                load.sub(durable.count, durable.bytes);
-                numbers.append(&mut durable.receipts);
+                load.sub(durable.count(), durable.bytes());
+                numbers.extend(durable.receipts());
                 false
             }
             Op::Measure { node } => node != name,

@@ -126,6 +126,16 @@ pub struct Take {
 }
 
 impl Seen {
+    /// As it stands in Redis.
+    pub fn to_text(self) -> String {
+        format!("{} {}", self.epoch, self.last)
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let (epoch, last) = text.split_once(' ')?;
+        Some(Self { epoch: epoch.parse().ok()?, last: last.parse().ok()? })
+    }
+
     /// Notes a frame of `count` records from number `first` on.
     pub fn take(&mut self, epoch: u64, first: u64, count: u64) -> Take {
         if epoch < self.epoch {
@@ -168,6 +178,22 @@ impl Receipts {
         let receipt = *receipt;
         self.open.remove(&number);
         Some(receipt)
+    }
+
+    /// Still waited for.
+    pub fn is_open(&self, number: u64) -> bool {
+        self.open.contains_key(&number)
+    }
+
+    /// Takes those of the receipts of `shard` with these serials, which are in order.
+    pub fn void(&mut self, shard: ShardId, serials: &[u64]) -> Vec<ReceiptId> {
+        let is_void = |receipt: &ReceiptId| {
+            receipt.shard == shard && serials.binary_search(&receipt.serial).is_ok()
+        };
+        let void = self.open.extract_if(|_, (receipt, _)| is_void(receipt));
+        let mut void: Vec<ReceiptId> = void.map(|(_, (receipt, _))| receipt).collect();
+        void.sort_unstable();
+        void
     }
 
     /// One copy will not be written; the receipt, if it was not answered before.
@@ -252,6 +278,13 @@ mod tests {
         for bad in ["", "f", "xa", "fa/#/b", "ä"] {
             assert_eq!(Entry::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_was_seen_is_read_as_it_is_written() {
+        let seen = Seen { epoch: 3, last: 17 };
+        assert_eq!(Seen::parse(&seen.to_text()), Some(seen));
+        assert_eq!(Seen::parse("half"), None);
     }
 
     #[test]

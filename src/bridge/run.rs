@@ -2,7 +2,7 @@
 //! nodes what the shards must get. One task that never waits for Redis.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -67,8 +67,15 @@ pub(super) struct Told {
 struct Fence {
     barrier: u64,
     left: u16,
-    /// The inbox's last entry in it; `None` if it is of the log.
-    upto: Option<String>,
+    then: Then,
+}
+
+/// What is done when the shards have a batch.
+pub(super) enum Then {
+    /// The inbox is trimmed up to this entry, the batch's last, and what was seen then is noted.
+    Trim { upto: String, seen: Vec<(String, String)> },
+    /// More may be read.
+    Permit(Arc<Semaphore>),
 }
 
 /// See the module. Made before the shards, run beside them.
@@ -77,8 +84,6 @@ pub struct Bridge {
     pub(super) shards: u16,
     seed: u64,
     pub(super) config: Clustering,
-    /// Nodes whose lease ran out leave nothing that must be taken over.
-    pub(super) forgets_at_once: bool,
     pub(super) work: Work,
     events: mpsc::Receiver<Event>,
     from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
@@ -104,6 +109,16 @@ pub struct Bridge {
     pub(super) has_overflowed: bool,
     pub(super) fast_seen: HashMap<String, Seen>,
     pub(super) durable_seen: HashMap<String, Seen>,
+    /// The durable lanes are not written before the next tick.
+    pub(super) holds_durable: bool,
+    /// The last trimming of the inbox that was put off.
+    pub(super) untrimmed: Option<Op>,
+    /// Nodes in whose inboxes there is something for sessions of this node.
+    pub(super) owed: BTreeSet<Box<str>>,
+    /// What was seen in each inbox that is being gone through.
+    pub(super) rounds: HashMap<u64, HashMap<String, Seen>>,
+    pub(super) last_round: u64,
+    pub(super) left_permits: Arc<Semaphore>,
     fences: VecDeque<Fence>,
     last_barrier: u64,
     pub(super) inbox_permits: Arc<Semaphore>,
@@ -127,7 +142,7 @@ impl Bridge {
         from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
     ) -> Self {
         let (batches, batches_out) = mpsc::channel(1);
-        let Joined { config, work, events, catch, forgets_at_once, counters, seen } = joined;
+        let Joined { config, work, events, catch, counters } = joined;
         let takes_all = !config.interest_routing;
         tokio::spawn(work.clone().write(batches_out));
         let mut bridge = Self {
@@ -135,7 +150,6 @@ impl Bridge {
             shards,
             seed,
             config,
-            forgets_at_once,
             work,
             events,
             from_shards,
@@ -157,7 +171,13 @@ impl Bridge {
             retained_last: 0,
             has_overflowed: false,
             fast_seen: HashMap::new(),
-            durable_seen: seen,
+            durable_seen: HashMap::new(),
+            untrimmed: None,
+            holds_durable: false,
+            owed: BTreeSet::new(),
+            rounds: HashMap::new(),
+            last_round: 0,
+            left_permits: Arc::new(Semaphore::new(READ_AHEAD)),
             fences: VecDeque::new(),
             last_barrier: 0,
             inbox_permits: Arc::new(Semaphore::new(READ_AHEAD)),
@@ -206,7 +226,7 @@ impl Bridge {
 
     fn spawn_tasks(&self) {
         let work = &self.work;
-        let id = work.members.id();
+        let id = work.members.name();
         let mut channels = vec![work.keys.fast(id), work.keys.control()];
         if self.config.compat.enable {
             channels.extend([work.keys.old_publish(), work.keys.old_close()]);
@@ -244,6 +264,8 @@ impl Bridge {
             Envelope::Retained { message, receipt } => self.retain(&message, How::Set, receipt),
             Envelope::RetainedFound(found) => self.found_retained(shard, *found),
             Envelope::Fenced { barrier } => self.fenced(barrier),
+            Envelope::Owed { node } => self.owe(node),
+            Envelope::LetGo { receipts } => self.void(shard, &receipts),
             Envelope::Kick { client, reason } => {
                 self.tell(&Control::Kick { client: client.clone(), reason });
                 self.kick_predecessors(&client);
@@ -318,27 +340,21 @@ impl Bridge {
         while self.fences.front().is_some_and(|fence| fence.left == 0)
             && let Some(fence) = self.fences.pop_front()
         {
-            match fence.upto {
-                None => self.log_permits.add_permits(1),
-                Some(upto) => {
+            match fence.then {
+                Then::Permit(permits) => permits.add_permits(1),
+                Then::Trim { upto, seen } => {
                     self.inbox_permits.add_permits(1);
-                    let seen = self.durable_seen.iter();
-                    let seen = seen
-                        .map(|(origin, seen)| {
-                            (origin.clone(), format!("{} {}", seen.epoch, seen.last))
-                        })
-                        .collect();
-                    self.waiting.push_back(Op::Trim { upto, seen });
+                    self.waiting.push_back(Op::Trim { barrier: fence.barrier, upto, seen });
                 }
             }
         }
     }
 
     /// Asks every shard to say when it has taken in what was sent to it so far.
-    pub(super) fn fence(&mut self, upto: Option<String>) {
+    pub(super) fn fence(&mut self, then: Then) {
         self.last_barrier += 1;
         let barrier = self.last_barrier;
-        self.fences.push_back(Fence { barrier, left: self.shards, upto });
+        self.fences.push_back(Fence { barrier, left: self.shards, then });
         self.give_all(&Envelope::Fence { barrier });
     }
 

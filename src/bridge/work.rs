@@ -41,6 +41,18 @@ if ARGV[4] == 'del' then redis.call('HDEL', KEYS[1], ARGV[1])
 else redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 't', ARGV[1], 'f', ARGV[2])";
 
+/// Publishes to a node, on the same condition. KEYS: that this node is there. ARGV: channel, frame.
+const FAST: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('PUBLISH', ARGV[1], ARGV[2])";
+
+/// Writes into a node's inbox, if this node said lately that it is there: a node that did not has
+/// let go of its clients, and they publish elsewhere. Answers the entry, or 0. KEYS: that it is
+/// there, inbox. ARGV: frame.
+const APPEND: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('XADD', KEYS[2], '*', 'f', ARGV[1])";
+
 /// Changes a node's interest and tells the others. KEYS: interest. ARGV: mark, channel, frame,
 /// then `+` or `-` and an entry each.
 const INTEREST: &str = r"
@@ -50,6 +62,15 @@ for i = 4, #ARGV, 2 do
 end
 redis.call('HSET', KEYS[1], '', ARGV[1])
 redis.call('PUBLISH', ARGV[2], ARGV[3])";
+
+/// Forgets what was taken in of an inbox, unless somebody else still needs it. Answers whether
+/// it did. KEYS: clients who need it, inbox, seen. ARGV: the first entry to keep, then origin and
+/// what was seen of it.
+const TRIM: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('XTRIM', KEYS[2], 'MINID', ARGV[1])
+for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+return 1";
 
 /// Removes what a forgotten node left. KEYS: nodes, then its keys. ARGV: its id.
 const SWEEP: &str = r"
@@ -67,6 +88,11 @@ pub enum Op {
     /// Lost with the link.
     Publish {
         channel: String,
+        frame: Bytes,
+    },
+    /// QoS 0 for a node. Lost with the link.
+    Fast {
+        node: String,
         frame: Bytes,
     },
     Append(Durable),
@@ -90,8 +116,10 @@ pub enum Op {
         frame: Bytes,
         entries: Vec<Entry>,
     },
-    /// This node's inbox is taken in up to this entry. Lost with the link, made up by the next.
+    /// This node's inbox is taken in up to this entry.
     Trim {
+        /// The fence behind what is taken in.
+        barrier: u64,
         upto: String,
         seen: Vec<(String, String)>,
     },
@@ -116,7 +144,15 @@ pub enum How {
 impl Op {
     /// Whether it is written again after an outage.
     pub fn is_durable(&self) -> bool {
-        matches!(self, Self::Append(_) | Self::Retain { .. } | Self::Sweep { .. })
+        let is_lost = matches!(
+            self,
+            Self::Publish { .. }
+                | Self::Fast { .. }
+                | Self::Interest { .. }
+                | Self::AllInterest { .. }
+                | Self::Measure { .. }
+        );
+        !is_lost
     }
 }
 
@@ -149,6 +185,22 @@ pub enum Event {
     Log(Vec<(String, Bytes)>),
     /// What there is to catch up with.
     Catch(Catch),
+    /// It is time to go through the inboxes that are owed.
+    Owed,
+    /// What of one of them was taken in, origin by origin.
+    LeftSeen {
+        round: u64,
+        found: HashMap<String, String>,
+    },
+    /// What is in it, by entry id.
+    Left {
+        round: u64,
+        entries: Vec<(String, Bytes)>,
+    },
+    /// That was all.
+    LeftEnds {
+        round: u64,
+    },
 }
 
 /// What every task needs.
@@ -220,9 +272,14 @@ impl Work {
             Op::Publish { channel, frame } => {
                 pipeline.cmd("PUBLISH").arg(channel).arg(&frame[..]);
             }
+            Op::Fast { node, frame } => {
+                let eval = pipeline.cmd("EVAL").arg(FAST).arg(1);
+                eval.arg(keys.awake(self.members.name())).arg(keys.fast(node)).arg(&frame[..]);
+            }
             Op::Append(durable) => {
-                let inbox = keys.inbox(&durable.node);
-                pipeline.cmd("XADD").arg(inbox).arg("*").arg("f").arg(&durable.frame[..]);
+                let own = self.members.name();
+                let eval = pipeline.cmd("EVAL").arg(APPEND).arg(2).arg(keys.awake(own));
+                eval.arg(keys.inbox(&durable.node)).arg(durable.frame(own));
             }
             Op::Retain { topic, frame, how, .. } => {
                 let how = match how {
@@ -236,7 +293,7 @@ impl Work {
             }
             Op::Interest { mark, frame, changes } => {
                 let eval = pipeline.cmd("EVAL").arg(INTEREST).arg(1);
-                eval.arg(keys.interest(self.members.id()));
+                eval.arg(keys.interest(self.members.name()));
                 eval.arg(mark).arg(keys.control()).arg(&frame[..]);
                 for (entry, wanted) in changes {
                     eval.arg(if *wanted { "+" } else { "-" }).arg(entry.to_text());
@@ -245,7 +302,7 @@ impl Work {
             Op::AllInterest { mark, frame, entries } => {
                 let mut all = redis::pipe();
                 all.atomic();
-                let key = keys.interest(self.members.id());
+                let key = keys.interest(self.members.name());
                 all.cmd("DEL").arg(&key);
                 for chunk in entries.chunks(1000) {
                     let set = all.cmd("HSET").arg(&key);
@@ -257,17 +314,14 @@ impl Work {
                 all.cmd("PUBLISH").arg(keys.control()).arg(&frame[..]);
                 put_atomic(pipeline, &all);
             }
-            Op::Trim { upto, seen } => {
-                let mut all = redis::pipe();
-                let own = self.members.id();
-                all.cmd("XTRIM").arg(keys.inbox(own)).arg("MINID").arg(next_id(upto));
-                if !seen.is_empty() {
-                    let set = all.cmd("HSET").arg(keys.seen(own));
-                    seen.iter().for_each(|(origin, seen)| {
-                        set.arg(origin).arg(seen);
-                    });
+            Op::Trim { upto, seen, .. } => {
+                let own = self.members.name();
+                let eval = pipeline.cmd("EVAL").arg(TRIM).arg(3);
+                eval.arg(keys.left(own)).arg(keys.inbox(own)).arg(keys.seen(own));
+                eval.arg(next_id(upto));
+                for (origin, seen) in seen {
+                    eval.arg(origin).arg(seen);
                 }
-                put_atomic(pipeline, &all);
             }
             Op::Sweep { node } => {
                 let eval = pipeline.cmd("EVAL").arg(SWEEP).arg(4).arg(keys.nodes());

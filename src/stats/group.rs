@@ -27,10 +27,14 @@ use crate::{
 const WRITE: &str = r"
 redis.call('HSET', KEYS[1], 'connection', ARGV[4], 'topics', ARGV[5], 'subscriptions', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
-local sum = {0, 0, 0}
-for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
-  local part = redis.call('HMGET', ARGV[3] .. id, 'connection', 'topics', 'subscriptions')
-  for i = 1, 3 do sum[i] = sum[i] + tonumber(part[i] or 0) end
+local sum, is_summed = {0, 0, 0}, {}
+for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do
+  local id = string.match(name, '^(.*):') or name
+  if not is_summed[id] then
+    is_summed[id] = true
+    local part = redis.call('HMGET', ARGV[3] .. id, 'connection', 'topics', 'subscriptions')
+    for i = 1, 3 do sum[i] = sum[i] + tonumber(part[i] or 0) end
+  end
 end
 for i = 1, 3 do redis.call('SET', KEYS[4 + i], sum[i]) end
 redis.call('SET', KEYS[8], redis.call('HLEN', KEYS[4]))

@@ -365,6 +365,7 @@ mod tests {
         SessionRecord {
             expiry_s: 100,
             is_passed: true,
+            left: Vec::new(),
             ends_at: Some(clock.now.after(Duration::from_secs(50))),
             will: Some(Box::new(will)),
             will_at: None,

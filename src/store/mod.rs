@@ -18,6 +18,11 @@
 //! for [`Settings::fence_after`] has let go of its clients by itself, and after
 //! [`Settings::takeover_timeout`], which is longer, the session is taken without it.
 //!
+//! A session taken from a node that did not hand it over, dead or not, needs what that node had
+//! not taken in from its inbox: it says so in Redis until its shard has that
+//! ([`octopus_engine::SessionRecord::left`]), and until then the inbox is neither trimmed nor
+//! forgotten.
+//!
 //! Scope: node. `codec` is the form of values, `scripts` and `redis` how they are kept.
 
 mod codec;
@@ -412,10 +417,12 @@ async fn try_take_over(
 /// a while longer. The shards hear of the wishes first.
 async fn tend(shared: Arc<Shared>) {
     let fence_after = shared.settings.fence_after();
+    let mut has_heeded = false;
     loop {
         let until = shared.shards.now().after(fence_after);
-        match shared.redis.tend().await {
-            Ok((is_live, wishes)) => {
+        match shared.redis.tend(fence_after, has_heeded).await {
+            Ok((is_live, is_awake, wishes)) => {
+                has_heeded = is_live && !is_awake;
                 for wish in wishes {
                     grant(&shared, wish);
                 }
@@ -427,6 +434,11 @@ async fn tend(shared: Arc<Shared>) {
                 shared.shards.broadcast(&[Envelope::Lease { until }]);
             }
             Err(_) => {}
+        }
+        if has_heeded {
+            // The shards let go of what was lost before anything more is written for it.
+            tokio::time::sleep(RETRY_INTERVAL * 2).await;
+            continue;
         }
         // Whether it was called or not, it looks.
         let _ = tokio::time::timeout(fence_after / 5, shared.called.notified()).await;

@@ -1,6 +1,8 @@
 //! The store in Redis: batches of operations, claims, adoption. What each key holds is in
 //! `scripts`; what a crash may lose is in `store`.
 
+use std::time::Duration;
+
 use octopus_engine::{
     Change, DeliveryItem, DeliveryRecord, DeliveryState, Grant, RecordOp, SessionRecord,
 };
@@ -107,6 +109,7 @@ impl Batch {
             Change::Released { .. } => b'R',
             Change::Done { .. } => b'D',
             Change::Passed { .. } => b'F',
+            Change::Inherited { .. } => b'T',
             Change::Incoming { .. } => b'I',
             Change::IncomingReleased { .. } => b'J',
         };
@@ -142,6 +145,7 @@ impl Batch {
                 self.args.push(codec::encode_state(DeliveryState::Released(*packet_id)));
             }
             Change::Done { serial } => self.text(serial),
+            Change::Inherited { node } => self.text(node),
             Change::Passed { item } => {
                 let item = item.as_ref().map(|item| codec::encode_item(item, clock));
                 self.args.push(item.unwrap_or_default());
@@ -222,11 +226,19 @@ impl Redis {
     }
 
     /// Whether this node's lease holds, and what others asked of it since the last look.
-    pub(super) async fn tend(&self) -> Result<(bool, Vec<Wish>), LinkError> {
+    ///
+    /// - `fence_after`: how long from now its sessions are its own.
+    /// - `has_heeded`: what others asked when it was not awake is done.
+    pub(super) async fn tend(
+        &self,
+        fence_after: Duration,
+        has_heeded: bool,
+    ) -> Result<(bool, bool, Vec<Wish>), LinkError> {
         let mut call = self.tend.prepare_invoke();
         call.arg(&self.prefix).arg(&self.me);
-        let (is_live, entries): (u8, Vec<Vec<u8>>) = self.link.script(&call).await?;
-        Ok((is_live == 1, entries.iter().filter_map(|entry| wish(entry)).collect()))
+        call.arg(fence_after.as_millis() as u64).arg(u8::from(has_heeded));
+        let (is_live, is_awake, entries): (u8, u8, Vec<Vec<u8>>) = self.link.script(&call).await?;
+        Ok((is_live == 1, is_awake == 1, entries.iter().filter_map(|entry| wish(entry)).collect()))
     }
 
     /// What was passed on to a session since it was last asked; `None` is the end of it.
@@ -278,10 +290,12 @@ impl Redis {
             let found = session.iter().find(|(field, _)| field == name.as_bytes());
             found.map(|(_, value)| value.as_slice())
         };
+        let left = field("left").map(String::from_utf8_lossy).unwrap_or_default();
+        let left = left.lines().map(Into::into).collect();
         if let Some(record) =
             field("handover").and_then(|bytes| codec::decode_session(bytes, clock))
         {
-            return Some(Box::new(record));
+            return Some(Box::new(SessionRecord { left, ..record }));
         }
         let moment = |name| match field(name).map(parse) {
             None | Some(0) => None,
@@ -299,6 +313,7 @@ impl Redis {
             will_at: moment("will_at"),
             will: field("will").and_then(|w| codec::decode_will(w, clock)).map(Box::new),
             subscriptions: subscriptions(sub, clock),
+            left,
             ..SessionRecord::default()
         };
         if session.is_empty() && record.subscriptions.is_empty() {

@@ -5,12 +5,14 @@
 //!
 //! | key | type | what |
 //! |---|---|---|
-//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed` |
+//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over) |
 //! | `SUB:<client>` | hash | filter -> grant |
 //! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received |
 //! | `V2:SESSION_EPOCH` | integer | the last epoch given to a session |
 //! | `V2:OWNERS` | set | everybody who ever owned and was not yet adopted |
 //! | `V2:OWNED:<owner>` | set | clients |
+//! | `V2:AWAKE:<owner>` | string | it looked lately what others want of it; without, others may take its sessions |
+//! | `V2:LEFT:<owner>` | set | clients whose sessions need this owner's inbox |
 //! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already |
 //! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
 //! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>` or `pass <client>` |
@@ -30,6 +32,26 @@ end
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local function owe(client, old)
+  local session = prefix .. 'SESSION:' .. client
+  local left = redis.call('HGET', session, 'left') or ''
+  if old and old ~= '' and old ~= '-' and old ~= me then
+    left = left .. old .. '\n'
+    redis.call('HSET', session, 'left', left)
+    redis.call('SADD', prefix .. 'V2:LEFT:' .. old, client)
+    local lost = redis.call('HGET', session, 'lost') or ''
+    lost = string.sub(lost, -200) .. ' ' .. redis.call('HGET', session, 'epoch') .. ' '
+    redis.call('HSET', session, 'lost', lost)
+  end
+end
+local function inherited(client, node)
+  local session, kept = prefix .. 'SESSION:' .. client, ''
+  for name in string.gmatch(redis.call('HGET', session, 'left') or '', '[^\n]+') do
+    if node and name ~= node then kept = kept .. name .. '\n'
+    else redis.call('SREM', prefix .. 'V2:LEFT:' .. name, client) end
+  end
+  if node then redis.call('HSET', session, 'left', kept) end
 end
 local function own(client, old, lost)
   local session = prefix .. 'SESSION:' .. client
@@ -86,19 +108,23 @@ while at < #ARGV do
       end
       answer[#answer + 1] = {number, 'held', owner .. ' ' .. held[2]}
     else
+      owe(client, owner)
       local before = state(client)
       answer[#answer + 1] = {number, 'taken', tostring(own(client, owner, held[2])), unpack(before)}
     end
   else
     local ours = owner == me and held[2] == epoch
     if op == 'F' then
-      -- The session is another's, and so it should be.
+      -- The session is another's, and so it should be: unless it was not handed over.
       local item, list = take(), prefix .. 'V2:PASS:' .. client
-      ours = true
-      redis.call('RPUSH', list, item)
-      redis.call('PEXPIRE', list, 60000)
-      if owner and owner ~= '-' then
-        redis.call('PUBLISH', prefix .. 'V2:STORE:' .. owner, 'pass ' .. client)
+      local lost = redis.call('HGET', session, 'lost') or ''
+      ours = epoch ~= '0' and not string.find(lost, ' ' .. epoch .. ' ', 1, true)
+      if ours then
+        redis.call('RPUSH', list, item)
+        redis.call('PEXPIRE', list, 60000)
+        if owner and owner ~= '-' then
+          redis.call('PUBLISH', prefix .. 'V2:STORE:' .. owner, 'pass ' .. client)
+        end
       end
     end
     if op == 'O' then
@@ -125,6 +151,7 @@ while at < #ARGV do
       if ours then redis.call('HSET', session, 'will', '', 'will_at', '0') end
     elseif op == 'E' then
       if ours then
+        inherited(client)
         redis.call('DEL', session, sub, pub)
         redis.call('SREM', prefix .. 'V2:OWNED:' .. me, client)
       end
@@ -142,6 +169,9 @@ while at < #ARGV do
           redis.call('PUBLISH', prefix .. 'V2:STORE:' .. claimer, 'freed ' .. client)
         end
       end
+    elseif op == 'T' then
+      local node = take()
+      if ours then inherited(client, node) end
     elseif op == 'S' then
       local filter, grant = take(), take()
       if ours then redis.call('HSET', sub, filter, grant) end
@@ -179,11 +209,17 @@ end
 return answer";
 
 /// What others want of this owner. Answers whether its node's lease holds, and the entries.
+/// An owner that was not awake is so only when it has heeded what others wanted meanwhile.
+/// ARGV: how long it has its sessions for certain, ms; whether it has heeded.
 const TEND: &str = r"
 local list = prefix .. 'V2:EVICT:' .. me
 local entries = redis.call('LRANGE', list, 0, -1)
 redis.call('DEL', list)
-return {is_live(me) and 1 or 0, entries}";
+local is_mine = is_live(me)
+local awake, lease, heeded = prefix .. 'V2:AWAKE:' .. me, take(), take()
+local is_awake = redis.call('EXISTS', awake) == 1 or heeded == '1'
+if is_mine and is_awake then redis.call('SET', awake, '', 'PX', lease) end
+return {is_mine and 1 or 0, is_awake and 1 or 0, entries}";
 
 /// Takes up to a number of sessions of one owner that is not live. ARGV: owner, number, how
 /// long one may be between two owners, ms. Answers rows of client, epoch and state.
@@ -198,6 +234,7 @@ for _, client in ipairs(redis.call('SPOP', owned, count)) do
     if owner == '-' and now_ms() - (tonumber(held[3]) or 0) < limbo then
       back[#back + 1] = client
     else
+      owe(client, owner)
       local before = state(client)
       answer[#answer + 1] = {client, tostring(own(client, owner, held[2])), unpack(before)}
     end

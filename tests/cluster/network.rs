@@ -34,9 +34,17 @@ const FRONT: &str = "front";
 const BACK: &str = "back";
 
 pub(super) fn all() -> Vec<(&'static str, Case)> {
-    vec![("network_that_loses_a_nodes_clients_breaks_no_promise", || {
-        inside("network_that_loses_a_nodes_clients_breaks_no_promise", clients_cut_off)
-    })]
+    vec![
+        ("network_that_loses_a_nodes_clients_breaks_no_promise", || {
+            inside("network_that_loses_a_nodes_clients_breaks_no_promise", clients_cut_off)
+        }),
+        ("network_that_loses_a_node_beyond_its_lease_breaks_no_promise", || {
+            inside("network_that_loses_a_node_beyond_its_lease_breaks_no_promise", node_cut_off)
+        }),
+        ("network_that_loses_redis_breaks_no_promise", || {
+            inside("network_that_loses_redis_breaks_no_promise", redis_cut_off)
+        }),
+    ]
 }
 
 /// Runs `case` in namespaces of its own.
@@ -154,6 +162,38 @@ fn run(line: &str) -> Result<(), Failed> {
         true => Ok(()),
         false => Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)).into()),
     }
+}
+
+/// The node is there for its clients and cannot reach Redis; others have its sessions when it
+/// can.
+fn node_cut_off() -> Result<(), Failed> {
+    let network = Network::new()?;
+    let mut scene = network.scene()?;
+    scene.go_on(WHILE)?;
+    scene.mishap();
+    network.cut("B", BACK)?;
+    scene.wait_until_gone("B")?;
+    scene.go_on(WHILE)?;
+    network.heal("B", BACK)?;
+    scene.wait_until_there("B")?;
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+/// Nobody reaches Redis until all leases are out.
+fn redis_cut_off() -> Result<(), Failed> {
+    let network = Network::new()?;
+    let mut scene = network.scene()?;
+    scene.go_on(WHILE)?;
+    scene.mishap();
+    network.cut(REDIS, BACK)?;
+    scene.wait_until_all_are_fenced()?;
+    network.heal(REDIS, BACK)?;
+    for node in NODES {
+        scene.wait_until_there(node)?;
+    }
+    scene.go_on(WHILE)?;
+    scene.end()
 }
 
 fn clients_cut_off() -> Result<(), Failed> {

@@ -50,6 +50,9 @@ pub struct SessionRecord {
     pub deliveries: Vec<DeliveryRecord>,
     /// Its old node goes on passing messages to it for a while.
     pub is_passed: bool,
+    /// Nodes it was taken from without their doing, in whose inboxes there may be messages for
+    /// it.
+    pub left: Vec<Box<str>>,
     /// QoS 2 identifiers received and not released.
     pub incoming: Vec<PacketId>,
     pub last_packet_id: u16,
@@ -143,6 +146,10 @@ pub enum Change {
     Passed {
         item: Option<DeliveryItem>,
     },
+    /// The session has what was left for it in this node's inbox.
+    Inherited {
+        node: Box<str>,
+    },
     /// A QoS 2 identifier of the client's was received, and released.
     Incoming {
         packet_id: PacketId,
@@ -156,7 +163,7 @@ impl Recorded {
     fn covers(self, change: &Change) -> bool {
         match change {
             // Also the ownership of a session that is not recorded ends.
-            Change::Ended => true,
+            Change::Ended | Change::Inherited { .. } => true,
             Change::Opened { .. } | Change::Away { .. } | Change::WillGone => self.sessions,
             Change::Subscribed { .. } | Change::Unsubscribed { .. } => {
                 self.sessions && self.subscriptions
@@ -173,6 +180,13 @@ pub(crate) struct Recorder {
     pub(crate) sent: u64,
     safe: u64,
     waiting: VecDeque<(u64, Promise)>,
+    /// QoS 2 messages of other nodes came since the hub's last fence.
+    pub(crate) is_ahead: bool,
+    /// The fence behind the last of them, and the last up to which the inbox is trimmed.
+    fence: u64,
+    trimmed: u64,
+    /// What waits for the inbox to be trimmed: up to the next fence, or this one.
+    untrimmed: VecDeque<(Option<u64>, Promise)>,
 }
 
 /// What is said only when the operations before it are safe.
@@ -185,7 +199,8 @@ pub(crate) enum Promise {
     /// The hub's fence: it may throw away what came before.
     Fenced { barrier: u64 },
     /// The first PUBLISH of a QoS 2 message: its identifier must be known to whoever may have
-    /// to send it again.
+    /// to send it again, and it must not be in the node's inbox any more, out of which it would
+    /// come again when the client has finished it.
     Publish { session: SessionRef, packet_id: PacketId },
 }
 
@@ -234,7 +249,7 @@ impl Shard {
         if !self.config.recorded.covers(&change) {
             return;
         }
-        let is_promised = matches!(change, Change::Queued { .. } | Change::Incoming { .. });
+        let is_promised = matches!(change, Change::Queued { .. });
         let op = RecordOp { client_id, epoch, change };
         if is_promised { self.send_promised(op) } else { self.send_op(op) }
     }
@@ -291,7 +306,43 @@ impl Shard {
             }
             Promise::Confirm(receipt) => self.confirmed(receipt, None),
             Promise::Fenced { barrier } => self.send_hub(Envelope::Fenced { barrier }),
-            Promise::Publish { session, packet_id } => self.publish_held(session, packet_id),
+            Promise::Publish { session, packet_id } => {
+                let recorder = &mut self.recorder;
+                if recorder.is_ahead || recorder.fence > recorder.trimmed {
+                    let fence = (!recorder.is_ahead).then_some(recorder.fence);
+                    return recorder.untrimmed.push_back((fence, promise));
+                }
+                self.publish_held(session, packet_id);
+            }
+        }
+    }
+
+    // --- the inbox ---
+
+    /// The hub has sent a part of the inbox: it is told when that is safe here.
+    pub(crate) fn fence_hub(&mut self, barrier: u64) {
+        if std::mem::take(&mut self.recorder.is_ahead) {
+            self.recorder.fence = barrier;
+            for (fence, _) in self.recorder.untrimmed.iter_mut().rev() {
+                if fence.is_some() {
+                    break;
+                }
+                *fence = Some(barrier);
+            }
+        }
+        self.promise(Promise::Fenced { barrier });
+    }
+
+    /// Nothing before this fence comes out of the inbox again.
+    pub(crate) fn trimmed(&mut self, barrier: u64) {
+        self.recorder.trimmed = self.recorder.trimmed.max(barrier);
+        while let Some((Some(fence), _)) = self.recorder.untrimmed.front()
+            && *fence <= barrier
+            && let Some((_, promise)) = self.recorder.untrimmed.pop_front()
+        {
+            if let Promise::Publish { session, packet_id } = promise {
+                self.publish_held(session, packet_id);
+            }
         }
     }
 
@@ -345,6 +396,7 @@ impl Shard {
         epoch: u64,
         record: SessionRecord,
     ) -> SessionId {
+        self.banish_ghost(client_id);
         let session = self.sessions.create(client_id);
         let id = session.id;
         session.epoch = epoch;
@@ -352,7 +404,7 @@ impl Shard {
         session.expiry_s = record.expiry_s;
         *session.away() = Away { ends_at: record.ends_at, will_at: record.will_at };
         session.will = record.will;
-        let is_passed = record.is_passed;
+        let (is_passed, left) = (record.is_passed, record.left);
         let owed = record.deliveries.len();
         if owed > 0 || !record.incoming.is_empty() || record.last_packet_id > 0 {
             let deliveries = session.deliveries();
@@ -382,8 +434,8 @@ impl Shard {
         for (filter, grant) in record.subscriptions {
             self.restore_subscription(id, &filter, grant);
         }
-        if is_passed {
-            self.begin_arriving(id.id);
+        if is_passed || !left.is_empty() {
+            self.begin_arriving(id.id, is_passed, left);
         }
         id.id
     }

@@ -106,6 +106,35 @@ pub enum Envelope {
         client_id: Box<str>,
         items: Vec<Option<DeliveryItem>>,
     },
+    /// Shard to hub: a session was lost, and what waits for these of its receipts must not be
+    /// sent to other nodes any more.
+    LetGo {
+        /// Serials of this shard's receipts, in order.
+        receipts: Vec<u64>,
+    },
+    /// Hub to every shard: this node's inbox is trimmed up to the messages before this fence.
+    Trimmed {
+        barrier: u64,
+    },
+    /// Shard to hub: sessions here wait for what is in the inbox of this node, which they were
+    /// taken from.
+    Owed {
+        node: Box<str>,
+    },
+    /// Hub to every shard: what follows of this round is for who waits for this node.
+    LeftBegins {
+        node: Box<str>,
+        round: u64,
+    },
+    /// Hub to shard: a message of that inbox.
+    Left {
+        round: u64,
+        message: Message,
+    },
+    /// Hub to every shard: that was all.
+    LeftEnds {
+        round: u64,
+    },
     /// Hub to the home shard: ownership up to this epoch was lost; forget the session.
     Disown {
         client_id: Box<str>,

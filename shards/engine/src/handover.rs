@@ -8,6 +8,11 @@
 //! nothing comes twice, and one publisher's messages keep their order. Messages are told apart
 //! by the number they got where they were published.
 //!
+//! A session that its node did not hand over gets what that node left in its inbox (`estate`).
+//!
+//! What is held, and what was passed on and not yet delivered, is in memory only: a node that
+//! dies in the second after it was handed a session may lose of it what came in that second.
+//!
 //! Scope: session, of QoS 1 and 2.
 
 use std::collections::HashSet;
@@ -18,13 +23,15 @@ use octopus_mqtt::QoS;
 use crate::durable::{Change, DeliveryItem, RecordOp};
 use crate::envelope::SessionRef;
 use crate::event::Instant;
-use crate::message::{Dropped, Parcel};
+use crate::message::{Dropped, Message, Parcel};
 use crate::session::Extra;
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::SessionId;
 
 /// How long the old node passes messages on: many times what news of a subscription takes.
 const PASSING_TIME: Duration = Duration::from_millis(400);
+/// How long a node that lost a session still wants what the session is subscribed to.
+const GHOST_TIME: Duration = Duration::from_millis(100);
 /// How long the new node waits for the last of them, if the old one is gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -34,17 +41,27 @@ const SETTLING_TIME: Duration = Duration::from_secs(5);
 /// Where a session is on its way.
 #[derive(Debug)]
 pub(crate) enum Moving {
-    /// It is another node's now; messages are passed on until then.
-    Gone { until: Instant },
+    /// It is another node's now; messages are passed on until then, but not those it had when
+    /// they were passed on to it here.
+    Gone { passed: HashSet<u64>, until: Instant },
     /// It is here; what comes directly is held.
-    Arriving { held: Vec<DeliveryItem>, passed: HashSet<u64>, evict: Option<u64> },
+    Arriving {
+        held: Vec<DeliveryItem>,
+        passed: HashSet<u64>,
+        evict: Option<u64>,
+        /// Its old node passes messages on.
+        is_passed: bool,
+        /// Nodes that have left something for it in their inboxes.
+        left: Vec<Box<str>>,
+    },
     /// It is here; some of what was passed on may still come directly.
     Settling { passed: HashSet<u64>, until: Instant },
 }
 
 impl Moving {
-    pub(crate) fn arriving() -> Self {
-        Self::Arriving { held: Vec::new(), passed: HashSet::new(), evict: None }
+    /// - `has`: numbers of messages that the session has already.
+    fn arriving(has: HashSet<u64>, is_passed: bool, left: Vec<Box<str>>) -> Self {
+        Self::Arriving { held: Vec::new(), passed: has, evict: None, is_passed, left }
     }
 }
 
@@ -58,8 +75,19 @@ impl Shard {
         retain: bool,
         extra: Option<&Extra>,
     ) -> bool {
+        let is_left = self.estates.is_delivering;
         let Some(session) = self.sessions.get_mut(id) else { return false };
         let Some(moving) = &mut session.moving else { return false };
+        if let Moving::Arriving { passed, .. } = &mut **moving
+            && is_left
+        {
+            let number = parcel.message().id();
+            let is_here = number != 0 && !passed.insert(number);
+            if is_here {
+                self.stats.ledger.deliver();
+            }
+            return is_here;
+        }
         if qos == QoS::AtMostOnce {
             let is_gone = matches!(**moving, Moving::Gone { .. });
             if is_gone {
@@ -83,7 +111,11 @@ impl Shard {
                 }
                 return is_late;
             }
-            Moving::Gone { .. } => {
+            Moving::Gone { passed, .. } => {
+                if passed.remove(&item.message.id()) {
+                    self.stats.ledger.deliver();
+                    return true;
+                }
                 let (client_id, epoch) = (session.client_id.clone(), session.epoch);
                 self.stats.ledger.forward();
                 let change = Change::Passed { item: Some(item) };
@@ -100,8 +132,13 @@ impl Shard {
     /// The session is another node's from here on.
     pub(crate) fn begin_passing(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let until = self.now.after(PASSING_TIME);
-        session.moving = Some(Box::new(Moving::Gone { until }));
+        let time = if session.epoch == 0 { GHOST_TIME } else { PASSING_TIME };
+        let until = self.now.after(time);
+        let passed = match session.moving.take().map(|moving| *moving) {
+            Some(Moving::Settling { passed, .. }) => passed,
+            _ => HashSet::new(),
+        };
+        session.moving = Some(Box::new(Moving::Gone { passed, until }));
         session.is_recorded = false;
         session.will = None;
         let session = session.id;
@@ -109,12 +146,32 @@ impl Shard {
         self.timers.arm(until, Timer::Handover(session));
     }
 
-    /// The session came from a node that passes on what it still gets.
-    pub(crate) fn begin_arriving(&mut self, id: SessionId) {
+    /// The session came from a node that passes on what it still gets, or did not answer.
+    pub(crate) fn begin_arriving(&mut self, id: SessionId, is_passed: bool, left: Vec<Box<str>>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        session.moving = Some(Box::new(Moving::arriving()));
+        if !self.config.recorded.messages && !left.is_empty() {
+            // What its old node had for it is lost anyway, and what it had already is unknown.
+            let client_id = session.client_id.clone();
+            let epoch = session.epoch;
+            for node in left {
+                let change = Change::Inherited { node };
+                self.send_op(RecordOp { client_id: client_id.clone(), epoch, change });
+            }
+            return if is_passed {
+                self.begin_arriving(id, true, Vec::new())
+            };
+        }
+        let has = session.peek_deliveries().map(|deliveries| {
+            let numbers = deliveries.messages().map(Message::id);
+            numbers.filter(|&number| number != 0).collect()
+        });
+        let has = has.unwrap_or_default();
+        session.moving = Some(Box::new(Moving::arriving(has, is_passed, left.clone())));
         let session = session.id;
-        self.timers.arm(self.now.after(PATIENCE), Timer::Handover(session));
+        if is_passed {
+            self.timers.arm(self.now.after(PATIENCE), Timer::Handover(session));
+        }
+        self.begin_inheriting(session, &left);
     }
 
     pub(crate) fn handover_due(&mut self, id: SessionRef) {
@@ -122,13 +179,18 @@ impl Shard {
         let Some(session) = self.sessions.get_ref(id) else { return };
         match session.moving.as_deref() {
             None => {}
-            Some(Moving::Arriving { .. }) => self.arrived(id.id),
+            Some(Moving::Arriving { .. }) => self.was_passed(id.id),
             Some(Moving::Settling { until, .. }) if *until <= now => session.moving = None,
-            Some(Moving::Gone { until }) if *until <= now => {
+            Some(Moving::Gone { until, .. }) if *until <= now => {
                 let (client_id, epoch) = (session.client_id.clone(), session.epoch);
                 let change = Change::Passed { item: None };
-                self.send_op(RecordOp { client_id, epoch, change });
-                self.forget_session(id.id);
+                match epoch {
+                    0 => self.banish_ghost(&client_id),
+                    _ => self.send_op(RecordOp { client_id, epoch, change }),
+                }
+                if self.sessions.get_ref(id).is_some() {
+                    self.forget_session(id.id);
+                }
             }
             Some(Moving::Settling { .. } | Moving::Gone { .. }) => {}
         }
@@ -144,7 +206,7 @@ impl Shard {
                 continue;
             };
             let Some(item) = item else {
-                self.arrived(id);
+                self.was_passed(id);
                 continue;
             };
             let moving = self.sessions.get_mut(id).and_then(|session| session.moving.take());
@@ -161,16 +223,35 @@ impl Shard {
         }
     }
 
-    /// Everything was passed on: delivers what was held and not among it.
+    /// The session's old node passes nothing on any more.
+    fn was_passed(&mut self, id: SessionId) {
+        let moving = self.sessions.get_mut(id).and_then(|session| session.moving.as_deref_mut());
+        if let Some(Moving::Arriving { is_passed, .. }) = moving {
+            *is_passed = false;
+            self.arrived(id);
+        }
+    }
+
+    /// The session has all that was in the inbox of `node`.
+    pub(crate) fn has_inherited(&mut self, id: SessionId, node: &str) {
+        let moving = self.sessions.get_mut(id).and_then(|session| session.moving.as_deref_mut());
+        if let Some(Moving::Arriving { left, .. }) = moving {
+            left.retain(|name| **name != *node);
+            self.arrived(id);
+        }
+    }
+
+    /// If nothing comes any more by way of where it was: delivers what was held and is new.
     fn arrived(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let client_id = session.client_id.clone();
         let session_ref = session.id;
-        if !matches!(session.moving.as_deref(), Some(Moving::Arriving { .. })) {
-            return;
+        match session.moving.as_deref() {
+            Some(Moving::Arriving { is_passed: false, left, .. }) if left.is_empty() => {}
+            _ => return,
         }
         let Some(moving) = session.moving.take() else { return };
-        let Moving::Arriving { held, mut passed, evict } = *moving else { return };
+        let Moving::Arriving { held, mut passed, evict, .. } = *moving else { return };
         for item in held {
             self.stats.ledger.unqueue();
             let number = item.message.id();
@@ -178,13 +259,13 @@ impl Shard {
                 self.deliver_item(id, item);
             }
         }
-        if let Some(epoch) = evict {
-            return self.evict(client_id, epoch);
-        }
         if let Some(session) = self.sessions.get_mut(id).filter(|_| !passed.is_empty()) {
             let until = self.now.after(SETTLING_TIME);
             session.moving = Some(Box::new(Moving::Settling { passed, until }));
             self.timers.arm(until, Timer::Handover(session_ref));
+        }
+        if let Some(epoch) = evict {
+            self.evict(client_id, epoch);
         }
     }
 

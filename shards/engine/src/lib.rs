@@ -16,6 +16,7 @@ mod bridge;
 mod connection;
 mod durable;
 mod envelope;
+mod estate;
 mod event;
 mod filter_index;
 mod group;

@@ -10,6 +10,10 @@
 //! A message that came from another shard with that shard's receipt is confirmed to it when all
 //! confirmations taken here are in.
 //!
+//! The identifier of a QoS 2 message is recorded when everybody has confirmed the message, and
+//! acknowledged when that is safe. A node that dies before has the client publish it again, which
+//! may deliver it again; the other way round it would be lost.
+//!
 //! Scope: shard.
 
 use std::collections::VecDeque;
@@ -18,6 +22,7 @@ use hashbrown::HashMap;
 use octopus_mqtt::{AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
 
 use crate::connection::{Connection, Pause};
+use crate::durable::{Change, Promise};
 use crate::envelope::{Envelope, Peer, ReceiptId, SessionRef};
 use crate::event::{ConnectionId, Output};
 use crate::refusal::Refusal;
@@ -38,6 +43,8 @@ struct Open {
     /// Confirmations still to come.
     left: u32,
     refused: Option<ReasonCode>,
+    /// The identifier of a QoS 2 message is recorded, or need not be.
+    is_noted: bool,
     then: Then,
 }
 
@@ -116,17 +123,63 @@ impl Shard {
     /// Does `then` when all confirmations are in; at once, and `false`, if none was taken.
     pub(crate) fn end_receipt(&mut self, then: impl FnOnce() -> Option<Then>) -> bool {
         let left = self.receipts.taking.take().unwrap_or(0);
-        if left == 0 {
+        let then = then();
+        let must_note = then.as_ref().is_some_and(|then| self.must_note(then));
+        if left == 0 && !must_note {
             return false;
         }
         self.receipts.last += 1;
         let receipt = self.receipts.last;
-        let Some(then) = then() else { return false };
+        let Some(then) = then else { return false };
         if let Then::Acknowledge(acknowledgement) = &then {
             self.owe(*acknowledgement, receipt);
         }
-        self.receipts.open.insert(receipt, Open { left, refused: None, then });
+        let open = Open { left, refused: None, is_noted: !must_note, then };
+        self.receipts.open.insert(receipt, open);
+        if left == 0 {
+            self.note(receipt);
+        }
         true
+    }
+
+    /// The session is another node's: what its client has no acknowledgement of, it publishes
+    /// there again, and other nodes must not get it from here any more.
+    pub(crate) fn abandon_receipts(&mut self, session: SessionRef) {
+        let is_its = |open: &Open| match &open.then {
+            Then::Acknowledge(acknowledgement) => acknowledgement.session == session,
+            Then::Confirm(_) => false,
+        };
+        let its = self.receipts.open.iter().filter(|(_, open)| is_its(open));
+        let mut receipts: Vec<u64> = its.map(|(&receipt, _)| receipt).collect();
+        if !receipts.is_empty() {
+            receipts.sort_unstable();
+            self.send_hub(Envelope::LetGo { receipts });
+        }
+    }
+
+    /// Whether the identifier of what is acknowledged must be recorded first.
+    fn must_note(&self, then: &Then) -> bool {
+        let Then::Acknowledge(Acknowledgement { session, kind, reason, .. }) = *then else {
+            return false;
+        };
+        let found = self.sessions.get(session.id).filter(|found| found.id == session);
+        kind == AckKind::PubRec
+            && !reason.is_error()
+            && found.is_some_and(|found| self.records_messages(found))
+    }
+
+    /// Records the identifier of a message that all have confirmed; one more confirmation.
+    fn note(&mut self, serial: u64) {
+        let Some(open) = self.receipts.open.get_mut(&serial) else { return };
+        (open.is_noted, open.left) = (true, 1);
+        let Then::Acknowledge(Acknowledgement { session, packet_id, .. }) = open.then else {
+            return;
+        };
+        if self.sessions.get_ref(session).is_some() {
+            self.record(session.id, || Change::Incoming { packet_id });
+        }
+        let receipt = ReceiptId { shard: self.config.id, serial };
+        self.promise(Promise::Confirm(receipt));
     }
 
     /// Takes a message of another shard in, which waits for our word.
@@ -145,6 +198,9 @@ impl Shard {
         open.refused = open.refused.or(refused);
         if open.left > 0 {
             return;
+        }
+        if !open.is_noted && open.refused.is_none() {
+            return self.note(receipt.serial);
         }
         let Some(open) = self.receipts.open.remove(&receipt.serial) else { return };
         match open.then {

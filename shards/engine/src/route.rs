@@ -160,7 +160,7 @@ impl Shard {
 
     /// Several filters matched: a session gets the message once, at the highest QoS granted,
     /// with all its Subscription Identifiers [MQTT-3.3.4-2, -3].
-    fn deliver_merged(
+    pub(crate) fn deliver_merged(
         &mut self,
         matches: &mut [(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,

@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
-use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, frame};
+use octopus_mqtt::{Frame, Packet, QoS, ReasonCode, Version, decode, decode_publish, frame};
 
 use crate::barrier::Barriers;
 use crate::connection::{Connection, Connections, Pause, Phase};
-use crate::durable::{Promise, Recorded, Recorder};
+use crate::durable::{Recorded, Recorder};
 use crate::envelope::{Envelope, Peer, SessionRef, ShardId};
+use crate::estate::Estates;
 use crate::event::{ConnectionId, Input, Instant, LostCause, Notice, OutBuffer, Output, Remote};
 use crate::group::Groups;
 use crate::interest::{Interest, PeerSet};
@@ -117,6 +118,7 @@ pub struct Shard {
     pub(crate) spare: Vec<Vec<u8>>,
     is_stopping: bool,
     pub(crate) recorder: Recorder,
+    pub(crate) estates: Estates,
     /// Past this moment the node's sessions may be another's.
     pub(crate) lease_until: Instant,
     pub(crate) is_fenced: bool,
@@ -210,6 +212,7 @@ impl Shard {
             spare: Vec::new(),
             is_stopping: false,
             recorder: Recorder::default(),
+            estates: Estates::default(),
             lease_until: if config.cluster { Instant(0) } else { Instant(u64::MAX) },
             is_fenced: config.cluster,
             quiet: Lines::default(),
@@ -622,7 +625,10 @@ impl Shard {
             (Envelope::Publish(message), Peer::Shard(_)) => {
                 self.route_message(&message, Origin::Shard);
             }
-            (Envelope::Publish(message), Peer::Hub) => self.route_message(&message, Origin::Node),
+            (Envelope::Publish(message), Peer::Hub) => {
+                self.recorder.is_ahead |= message.qos() == QoS::ExactlyOnce;
+                self.route_message(&message, Origin::Node);
+            }
             (Envelope::PublishFor { message, receipt }, Peer::Shard(_)) => {
                 self.route_for(&message, receipt);
             }
@@ -645,7 +651,8 @@ impl Shard {
                 self.take_interest(&filter, wanted, shard.0);
             }
             // What came before is taken in when it is also safe.
-            (Envelope::Fence { barrier }, Peer::Hub) => self.promise(Promise::Fenced { barrier }),
+            (Envelope::Fence { barrier }, Peer::Hub) => self.fence_hub(barrier),
+            (Envelope::Trimmed { barrier }, Peer::Hub) => self.trimmed(barrier),
             (Envelope::Fence { barrier }, peer) => {
                 self.push(Output::Send { to: peer, envelope: Envelope::Fenced { barrier } });
             }
@@ -668,6 +675,9 @@ impl Shard {
                 self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
             }
             (Envelope::Pass { client_id, items }, Peer::Hub) => self.passed_on(&client_id, items),
+            (Envelope::LeftBegins { node, round }, Peer::Hub) => self.begin_round(node, round),
+            (Envelope::Left { round, message }, Peer::Hub) => self.inherit(round, &message),
+            (Envelope::LeftEnds { round }, Peer::Hub) => self.end_round(round),
             (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
             (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),

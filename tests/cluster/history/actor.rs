@@ -357,6 +357,9 @@ impl Body {
             self.has_subscribed = false;
         }
         for waiting in &self.unacknowledged {
+            if !waiting.is_released {
+                self.history.note(&self.id, What::Resent(waiting.message.clone()));
+            }
             link.send(&resent(waiting, self.role));
         }
         if self.role == Role::Subscriber && !self.has_subscribed {

@@ -39,7 +39,13 @@ pub(super) struct Rules {
     pub(super) subscribers: Vec<String>,
     /// After a newer connection's CONNACK an older one is served no longer than this.
     pub(super) takeover_max: Duration,
+    /// When a node was killed, stopped or cut off. What a client had just published then, and
+    /// publishes again because the node could not say that it has it, may be there twice.
+    pub(super) mishaps: Vec<Duration>,
 }
+
+/// How long before a mishap what was published is in doubt.
+const DOUBT: Duration = Duration::from_secs(1);
 
 impl Broken {
     pub(super) fn kind(&self) -> &'static str {
@@ -65,7 +71,7 @@ impl fmt::Display for Broken {
 /// Every promise about messages and connections that `events` break.
 pub(super) fn broken(events: &[Event], rules: &Rules) -> Vec<Broken> {
     let mut broken = lost(events, rules);
-    broken.extend(twice(events));
+    broken.extend(twice(events, rules));
     broken.extend(disorder(events));
     broken.extend(sessions_lost(events));
     broken.extend(two_live(events, rules.takeover_max));
@@ -112,12 +118,24 @@ pub(super) fn lost(events: &[Event], rules: &Rules) -> Vec<Broken> {
 }
 
 /// QoS 2 messages that came twice, and QoS 0 messages that came twice on one connection.
-fn twice(events: &[Event]) -> Vec<Broken> {
+fn twice(events: &[Event], rules: &Rules) -> Vec<Broken> {
+    let is_in_doubt =
+        |at: Duration| rules.mishaps.iter().any(|&mishap| at <= mishap && mishap - at <= DOUBT);
+    let mut in_doubt = HashSet::new();
+    let mut resent = HashSet::new();
+    for event in events {
+        match &event.what {
+            What::Published(message) if is_in_doubt(event.at) => drop(in_doubt.insert(message)),
+            What::Resent(message) if in_doubt.contains(message) => drop(resent.insert(message)),
+            _ => {}
+        }
+    }
     let mut seen = HashSet::new();
     let mut broken = Vec::new();
     for (subscriber, connection, message) in deliveries(events) {
         let connection = if message.qos == 0 { connection } else { 0 };
-        if message.qos != 1 && !seen.insert((subscriber, connection, message)) {
+        let may_repeat = message.qos == 1 || resent.contains(message);
+        if !may_repeat && !seen.insert((subscriber, connection, message)) {
             let (subscriber, message) = (subscriber.to_owned(), message.clone());
             broken.push(Broken::Twice { subscriber, message });
         }

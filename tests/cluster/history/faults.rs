@@ -20,6 +20,12 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("history_holds_when_a_nodes_clock_steps", node_clock),
         ("history_holds_when_a_nodes_wire_to_redis_is_cut_for_a_moment", cut_for_a_moment),
         ("history_holds_when_a_node_is_cut_off_from_its_clients", cut_from_clients),
+        ("history_holds_when_a_node_is_cut_off_from_redis_beyond_its_lease", cut_for_long),
+        ("history_holds_when_a_node_is_killed", killed),
+        ("history_holds_when_a_node_is_killed_and_starts_again", killed_and_started),
+        ("history_holds_when_two_nodes_are_killed_one_after_the_other", killed_in_turn),
+        ("history_holds_when_a_node_stands_still_beyond_its_lease", stopped),
+        ("history_holds_when_a_node_stands_still_for_a_moment", stopped_for_a_moment),
     ]
 }
 
@@ -51,6 +57,84 @@ fn cut_for_a_moment() -> Result<(), Failed> {
         wire.cut();
         thread::sleep(Duration::from_millis(700));
         wire.heal();
+    }
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+/// Others have its sessions when it can speak again.
+fn cut_for_long() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    scene.go_on(WHILE)?;
+    scene.mishap();
+    if let Some(wire) = &scene.node("B").wire {
+        wire.cut();
+    }
+    scene.wait_until_gone("B")?;
+    scene.go_on(WHILE)?;
+    if let Some(wire) = &scene.node("B").wire {
+        wire.heal();
+    }
+    scene.wait_until_there("B")?;
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+fn killed() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    scene.go_on(WHILE)?;
+    scene.kill("B");
+    scene.go_on(WHILE)?;
+    scene.wait_until_forgotten()?;
+    scene.end()
+}
+
+fn killed_and_started() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    scene.go_on(WHILE)?;
+    scene.kill("B");
+    scene.node("B").revive()?;
+    scene.go_on(WHILE)?;
+    scene.wait_until_forgotten()?;
+    scene.end()
+}
+
+/// The second one while it may still be taking over from the first.
+fn killed_in_turn() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    scene.go_on(WHILE)?;
+    scene.kill("B");
+    scene.wait_until_gone("B")?;
+    scene.kill("C");
+    scene.go_on(WHILE)?;
+    scene.node("B").revive()?;
+    scene.go_on(WHILE)?;
+    scene.wait_until_forgotten()?;
+    scene.end()
+}
+
+fn stopped() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    scene.go_on(WHILE)?;
+    scene.mishap();
+    scene.node("B").running()?.signal("STOP")?;
+    scene.wait_until_gone("B")?;
+    scene.go_on(WHILE)?;
+    scene.node("B").running()?.signal("CONT")?;
+    scene.wait_until_there("B")?;
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+/// Its clients go elsewhere, and it wakes before its lease is out.
+fn stopped_for_a_moment() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    for _ in 0..3 {
+        scene.go_on(WHILE)?;
+        scene.mishap();
+        scene.node("B").running()?.signal("STOP")?;
+        thread::sleep(Duration::from_millis(1700));
+        scene.node("B").running()?.signal("CONT")?;
     }
     scene.go_on(WHILE)?;
     scene.end()

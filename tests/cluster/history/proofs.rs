@@ -59,8 +59,12 @@ impl Story {
     }
 
     fn broken(&self) -> Vec<Broken> {
-        let rules = Rules { subscribers: vec!["s".to_owned()], takeover_max: BOUND };
-        broken(&self.0, &rules)
+        self.broken_if(&[])
+    }
+
+    fn broken_if(&self, mishaps: &[Duration]) -> Vec<Broken> {
+        let (subscribers, mishaps) = (vec!["s".to_owned()], mishaps.to_vec());
+        broken(&self.0, &Rules { subscribers, takeover_max: BOUND, mishaps })
     }
 }
 
@@ -123,6 +127,16 @@ fn twice() -> Result<(), Failed> {
     // Also by way of another node.
     assert_eq!(beginning().opened(2, true).delivered(2, 2, 2).broken(), [twice(2)]);
     assert_eq!(beginning().delivered(1, 0, 3).broken(), [twice(0)]);
+    // Who had to publish it again may have it delivered again, if it was just under way when a
+    // node was killed.
+    let again = beginning().then(1, "p", What::Resent(sent(2, 2))).delivered(1, 2, 2);
+    assert_eq!(again.broken(), [twice(2)]);
+    let at = |ms| [Duration::from_millis(ms)];
+    assert_eq!(again.broken_if(&at(20)), []);
+    for mishap in [at(1), at(2000)] {
+        assert_eq!(again.broken_if(&mishap), [twice(2)]);
+    }
+    assert_eq!(beginning().delivered(1, 2, 2).broken_if(&at(20)), [twice(2)]);
     Ok(())
 }
 

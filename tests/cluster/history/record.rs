@@ -49,6 +49,8 @@ pub(super) enum What {
         asked: Duration,
     },
     Published(Sent),
+    /// Published again on a new connection.
+    Resent(Sent),
     /// PUBACK or PUBREC without an error.
     Acknowledged(Sent),
     Delivered {
@@ -68,6 +70,7 @@ impl fmt::Display for What {
                 write!(f, "answered {connection}, asked at {:.3}", asked.as_secs_f32())
             }
             Self::Published(sent) => write!(f, "published {} {}", sent.topic, sent.payload()),
+            Self::Resent(sent) => write!(f, "resent {} {}", sent.topic, sent.payload()),
             Self::Acknowledged(sent) => {
                 write!(f, "acknowledged {} {}", sent.topic, sent.payload())
             }

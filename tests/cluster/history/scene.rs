@@ -2,7 +2,7 @@
 //! history is judged at the end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -176,7 +176,7 @@ impl Scene {
             .collect();
         let subscribers = CAST.iter().filter(|(_, role, _)| *role == Role::Subscriber);
         let subscribers = subscribers.map(|(id, ..)| (*id).to_owned()).collect();
-        let rules = Rules { subscribers, takeover_max: TAKEOVER_MAX };
+        let rules = Rules { subscribers, takeover_max: TAKEOVER_MAX, mishaps: Vec::new() };
         let scene = Self { cast, history, rules, stage };
         scene.wait("every subscriber hears every publisher", || {
             let is_acknowledged = scene.acknowledged().len() == 4;
@@ -202,6 +202,60 @@ impl Scene {
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {
         let index = NODES.iter().position(|node| *node == name).expect("a node's name");
         &mut self.stage.nodes[index]
+    }
+
+    /// Ends a node as a crash does.
+    pub(crate) fn kill(&mut self, name: &str) {
+        self.mishap();
+        self.node(name).process = None;
+    }
+
+    /// From here on a node is not there for its clients.
+    pub(crate) fn mishap(&mut self) {
+        self.rules.mishaps.push(self.history.now());
+    }
+
+    /// Until the node's lease is out.
+    pub(crate) fn wait_until_gone(&self, name: &str) -> Result<(), Failed> {
+        self.wait_for_lease(name, false)
+    }
+
+    /// Until the node has its lease again.
+    pub(crate) fn wait_until_there(&self, name: &str) -> Result<(), Failed> {
+        self.wait_for_lease(name, true)
+    }
+
+    fn wait_for_lease(&self, name: &str, is_held: bool) -> Result<(), Failed> {
+        let mut redis = self.stage.redis.connection()?;
+        let key = format!("GROUP1:NODE:{name}");
+        self.wait(&format!("{name} holds its lease: {is_held}"), || {
+            Ok(redis::cmd("EXISTS").arg(&key).query::<bool>(&mut redis)? == is_held)
+        })
+    }
+
+    /// Until no node serves anybody in the name of a session: all leases are out.
+    pub(crate) fn wait_until_all_are_fenced(&self) -> Result<(), Failed> {
+        let begun = self.history.now();
+        self.wait("nobody is served", || {
+            let events = self.history.events();
+            let mut closed: HashSet<&str> = HashSet::new();
+            for event in events.iter().filter(|event| event.at > begun) {
+                if matches!(event.what, What::Closed { .. }) {
+                    closed.insert(&event.client);
+                }
+            }
+            Ok(closed.len() == self.cast.len() - 1)
+        })
+    }
+
+    /// Until all that dead nodes left is taken over: the group has forgotten them.
+    pub(crate) fn wait_until_forgotten(&self) -> Result<(), Failed> {
+        let mut redis = self.stage.redis.connection()?;
+        let live = self.stage.nodes.iter().filter(|node| node.process.is_some()).count();
+        self.wait("only live nodes are in the group", || {
+            let known: usize = redis::cmd("HLEN").arg("GROUP1:V2:NODES").query(&mut redis)?;
+            Ok(known == live)
+        })
     }
 
     /// Until every publisher got `count` more acknowledgements.
@@ -233,7 +287,8 @@ impl Scene {
     /// The publishers stop, who was away returns, and all is judged.
     pub(crate) fn end(self) -> Result<(), Failed> {
         self.rest()?;
-        self.actor(AWAY).come_back(0);
+        let door = self.stage.nodes.iter().position(|node| node.process.is_some());
+        self.actor(AWAY).come_back(door.unwrap_or(0));
         self.wait("all are there", || Ok(self.cast.values().all(Actor::is_settled)))?;
         let mut broken =
             self.settled(|scene| Ok(check::lost(&scene.history.events(), &scene.rules)))?;
@@ -261,7 +316,8 @@ impl Scene {
 
     fn retained_differ(&self) -> Result<Vec<Broken>, Failed> {
         let mut found = Vec::new();
-        for (name, node) in NODES.iter().zip(&self.stage.nodes) {
+        let nodes = NODES.iter().zip(&self.stage.nodes);
+        for (name, node) in nodes.filter(|(_, node)| node.process.is_some()) {
             let client = Client::connect(node.running()?, &format!("look-{name}"))?;
             client.subscribe("kept/#")?;
             // What is retained comes before the end of a second SUBSCRIBE.

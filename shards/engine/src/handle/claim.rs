@@ -133,12 +133,28 @@ impl Shard {
         self.push(Output::Send { to: Peer::Hub, envelope });
     }
 
-    /// The session is another node's already: forgets it without a word in its name.
+    /// The session is another node's already: forgets it without a word in its name. What it is
+    /// subscribed to is wanted for a moment longer, because others may know this node only; the
+    /// session's new node takes it out of the inbox.
     pub(crate) fn disown(&mut self, client_id: &str, epoch: u64) {
         if let Some(id) = self.sessions.find(client_id)
-            && self.sessions.get(id).is_some_and(|session| session.epoch <= epoch)
+            && let Some(session) = self.sessions.get_mut(id)
+            && session.epoch <= epoch
+            && epoch > 0
         {
-            self.let_go(id);
+            // What it is sent from here on is nobody's word: nothing is passed on.
+            (session.is_recorded, session.will, session.epoch) = (false, None, 0);
+            if let Some(connection) = session.connection {
+                self.stats.takeovers += 1;
+                self.refuse(connection, Refusal::TakenOver);
+            }
+            let Some(id) = self.sessions.find(client_id) else { return };
+            self.empty_session(id);
+            self.begin_passing(id);
+            if let Some(ghost) = self.sessions.get(id).map(|session| session.id) {
+                self.estates.ghosts.insert(client_id.into(), ghost);
+                self.abandon_receipts(ghost);
+            }
         }
     }
 

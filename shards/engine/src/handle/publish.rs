@@ -53,9 +53,6 @@ impl Shard {
             self.check_unacknowledged(id)?;
             self.begin_receipt();
         }
-        if let Delivery::ExactlyOnce(packet_id) = publish.delivery {
-            self.record(session, || Change::Incoming { packet_id });
-        }
         let mut parcel = Parcel::new(
             topic,
             publish.payload,

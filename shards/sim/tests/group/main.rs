@@ -1,10 +1,12 @@
 //! Several nodes as one broker: a session wanders, nodes die, and what was acknowledged
 //! arrives, once if it is QoS 2, in its order.
 
+mod estate;
 mod redis;
 mod world;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use octopus_mqtt::{Delivery, Packet, PacketId, QoS, ReasonCode, Version};
 use octopus_sim::{Client, connect};
@@ -157,12 +159,23 @@ fn check(seed: u64, wanderer: &Wanderer, publishers: &[Publisher]) {
     }
 }
 
-fn run(seed: u64, moves: usize, kills: bool) {
+/// What befalls the node the wanderer is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mishap {
+    Nothing,
+    /// It dies while messages are under way to it.
+    Death,
+    /// It stands still, and goes on when its sessions are another's.
+    Pause,
+}
+
+fn run(seed: u64, moves: usize, mishap: Mishap) {
     const NODES: usize = 3;
     let mut world = World::new(seed, NODES);
     let mut wanderer = Wanderer::new(&mut world);
-    // With kills, publishers live on the node that is spared.
-    let places: Vec<usize> = if kills { vec![2] } else { (0..NODES).collect() };
+    // Publishers live on the node that is spared.
+    let is_spared = mishap != Mishap::Nothing;
+    let places: Vec<usize> = if is_spared { vec![2] } else { (0..NODES).collect() };
     let mut publishers = Vec::new();
     for &at in &places {
         for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
@@ -182,29 +195,62 @@ fn run(seed: u64, moves: usize, kills: bool) {
             let count = world.random.below(4);
             wanderer.take(&mut world, count);
         }
-        if kills && turn == moves - 1 {
-            rest(&mut world, &mut wanderer, &mut publishers);
-            for publisher in &mut publishers {
-                publisher.publish(&mut world);
+        let at = wanderer.at;
+        if turn == moves / 2 && at != 2 {
+            // A session that is still being handed over is not yet all its new node's.
+            settle(&mut world, &mut wanderer, &mut publishers);
+            match mishap {
+                Mishap::Nothing => {}
+                Mishap::Death => world.kill(at),
+                Mishap::Pause => world.pause(at),
             }
-            world.run(400);
-            let dead = wanderer.at;
-            if dead != 2 {
-                world.kill(dead);
-            }
+            traffic(&mut world, &mut publishers);
             wanderer.move_to(&mut world, 2);
+            traffic(&mut world, &mut publishers);
+            world.resume();
+            settle(&mut world, &mut wanderer, &mut publishers);
+            continue;
+        }
+        if !world.is_live[at] {
             continue;
         }
         let next = (wanderer.at + 1 + world.random.below(NODES - 1)) % NODES;
-        wanderer.move_to(&mut world, next);
+        if world.is_live[next] {
+            wanderer.move_to(&mut world, next);
+        }
     }
     rest(&mut world, &mut wanderer, &mut publishers);
     check(seed, &wanderer, &publishers);
 }
 
+/// Traffic until the wanderer's session has arrived where it is.
+fn settle(world: &mut World, wanderer: &mut Wanderer, publishers: &mut [Publisher]) {
+    let arrived = world.nodes[wanderer.at].now().after(Duration::from_millis(1600));
+    while world.nodes[wanderer.at].now() < arrived {
+        world.run(800);
+        for publisher in &mut *publishers {
+            publisher.publish(world);
+            publisher.take(world);
+        }
+        wanderer.take(world, 6);
+    }
+}
+
+/// Messages while nobody takes any.
+fn traffic(world: &mut World, publishers: &mut [Publisher]) {
+    for _ in 0..world.random.below(20) {
+        for publisher in &mut *publishers {
+            publisher.publish(world);
+            publisher.take(world);
+        }
+        let steps = world.random.below(60);
+        world.run(steps);
+    }
+}
+
 /// Until everything has arrived.
 fn rest(world: &mut World, wanderer: &mut Wanderer, publishers: &mut [Publisher]) {
-    for _ in 0..40 {
+    for _ in 0..60 {
         world.run(400);
         wanderer.take(world, usize::MAX);
         publishers.iter_mut().for_each(|publisher| publisher.take(world));
@@ -214,10 +260,15 @@ fn rest(world: &mut World, wanderer: &mut Wanderer, publishers: &mut [Publisher]
 
 #[test]
 fn a_session_wanders_between_nodes_and_loses_nothing() {
-    (0..SEEDS).for_each(|seed| run(seed, 6, false));
+    (0..SEEDS).for_each(|seed| run(seed, 6, Mishap::Nothing));
 }
 
 #[test]
 fn a_session_survives_the_death_of_its_node() {
-    (0..SEEDS).for_each(|seed| run(seed, 3, true));
+    (0..SEEDS).for_each(|seed| run(seed, 5, Mishap::Death));
+}
+
+#[test]
+fn a_session_leaves_a_node_that_stands_still() {
+    (0..SEEDS).for_each(|seed| run(seed, 5, Mishap::Pause));
 }

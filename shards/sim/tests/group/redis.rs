@@ -14,6 +14,8 @@ pub(crate) struct Kept {
     pub(crate) epoch: u64,
     pub(crate) record: SessionRecord,
     pub(crate) handover: Option<Box<SessionRecord>>,
+    /// Epochs in which it was taken without being handed over.
+    lost: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -28,10 +30,27 @@ impl Redis {
     pub(crate) fn own(&mut self, client: &str, owner: usize) -> (u64, Option<Box<SessionRecord>>) {
         self.last_epoch += 1;
         let epoch = self.last_epoch;
+        if let Some(kept) = self.sessions.get_mut(client)
+            && let Some(old) = kept.owner.filter(|&old| old != owner)
+        {
+            kept.record.left.push(old.to_string().into());
+            kept.lost.push(kept.epoch);
+        }
         let before = self.sessions.get(client).cloned();
         let kept = self.sessions.entry(client.to_owned()).or_default();
         (kept.owner, kept.epoch) = (Some(owner), epoch);
-        (epoch, before.map(|kept| kept.handover.unwrap_or_else(|| Box::new(kept.record))))
+        let record = before.map(|kept| {
+            let left = kept.record.left.clone();
+            let record = kept.handover.map_or(kept.record, |handover| *handover);
+            Box::new(SessionRecord { left, ..record })
+        });
+        (epoch, record)
+    }
+
+    /// Whether a session waits for what is in this node's inbox.
+    pub(crate) fn is_owed(&self, node: usize) -> bool {
+        let name = node.to_string();
+        self.sessions.values().any(|kept| kept.record.left.iter().any(|left| **left == *name))
     }
 
     /// Carries one operation out; `false` if the session is another's.
@@ -39,6 +58,10 @@ impl Redis {
         let RecordOp { client_id, epoch, change } = op;
         let client = String::from(client_id);
         if let Change::Passed { item } = change {
+            let is_lost = |kept: &Kept| kept.lost.contains(&epoch);
+            if epoch == 0 || self.sessions.get(&client).is_some_and(is_lost) {
+                return false;
+            }
             self.passed.entry(client).or_default().push_back(item);
             return true;
         }
@@ -92,6 +115,7 @@ fn fold(record: &mut SessionRecord, change: Change) {
         Change::Released { serial, packet_id } => {
             set_state(record, serial, DeliveryState::Released(packet_id));
         }
+        Change::Inherited { node } => record.left.retain(|left| *left != node),
         Change::Done { serial } => record.deliveries.retain(|known| known.serial != serial),
         Change::Incoming { packet_id } => record.incoming.push(packet_id),
         Change::IncomingReleased { packet_id } => record.incoming.retain(|id| *id != packet_id),

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use octopus_engine::{
-    Adopted, Claim, Claimed, Envelope, Instant, Message, NodeIndex, Recorded, ShardId, Surrendered,
+    Adopted, Claim, Claimed, Envelope, Message, NodeIndex, Recorded, ShardId, Surrendered,
     home_shard,
 };
+use octopus_mqtt::ReasonCode;
 use octopus_sim::{Node, NodeConfig, Random};
 
+use crate::estate::Round;
 use crate::redis::Redis;
 
 const SHARDS: u16 = 2;
@@ -18,11 +20,61 @@ fn seed_of(node: usize) -> u64 {
     7 + node as u64
 }
 
-/// What one node sends to all shards of another.
+/// How long a node's sessions are its own.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// What one node tells all shards of another of what it wants.
 #[derive(Debug)]
-enum Carried {
-    Interest { filter: Box<str>, wanted: bool },
-    Message(Message),
+struct Carried {
+    filter: Box<str>,
+    wanted: bool,
+}
+
+/// A way that keeps its order, and counts.
+#[derive(Debug)]
+pub(crate) struct Way<T> {
+    items: VecDeque<T>,
+    pub(crate) pushed: u64,
+    pub(crate) popped: u64,
+}
+
+impl<T> Default for Way<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), pushed: 0, popped: 0 }
+    }
+}
+
+impl<T> Way<T> {
+    fn push(&mut self, item: T) {
+        self.items.push_back(item);
+        self.pushed += 1;
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let item = self.items.pop_front()?;
+        self.popped += 1;
+        Some(item)
+    }
+}
+
+/// A node's inbox in Redis: what it was sent and has not noted as taken in.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    messages: VecDeque<Message>,
+    /// The number of the first of them.
+    pub(crate) first: u64,
+    /// The next one the node reads.
+    next: u64,
+    /// Answers to the fence behind each one read that are still to come.
+    fences: BTreeMap<u64, u16>,
+    /// Everything before is safe with the node.
+    taken: u64,
+}
+
+impl Inbox {
+    pub(crate) fn get(&self, number: u64) -> Option<Message> {
+        self.messages.get((number - self.first) as usize).cloned()
+    }
 }
 
 /// A claim that waits for a live owner to hand over.
@@ -39,14 +91,22 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) redis: Redis,
     pub(crate) random: Random,
-    is_live: Vec<bool>,
+    pub(crate) is_live: Vec<bool>,
+    paused: Option<usize>,
     /// What shards told the hub and Redis has not taken yet, by node.
-    told: Vec<VecDeque<(ShardId, Envelope)>>,
+    pub(crate) told: Vec<Way<(ShardId, Envelope)>>,
+    pub(crate) inboxes: Vec<Inbox>,
+    pub(crate) rounds: Vec<Round>,
+    pub(crate) last_round: u64,
+    /// What others want of a node that does not look.
+    wishes: Vec<(String, Envelope)>,
+    /// Sessions of dead nodes that nobody has taken.
+    orphans: Vec<String>,
     /// Operations taken from each shard.
     counts: BTreeMap<(usize, ShardId), u64>,
     /// How many shards of a node want a filter.
     wanted: Vec<BTreeMap<Box<str>, u16>>,
-    lanes: BTreeMap<(usize, usize), VecDeque<Carried>>,
+    lanes: BTreeMap<(usize, usize), Way<Carried>>,
     waiting: Vec<Waiting>,
     /// Clients to whom something was passed on.
     calls: BTreeSet<String>,
@@ -58,18 +118,22 @@ impl World {
         let config = NodeConfig { cluster: true, recorded, ..NodeConfig::new(SHARDS) };
         let new = |node| Node::new(&NodeConfig { seed: seed_of(node), ..config.clone() });
         let mut nodes: Vec<Node> = (0..count).map(new).collect();
-        for node in &mut nodes {
-            send_all(node, &Envelope::Lease { until: Instant(u64::MAX) });
-        }
+        nodes.iter_mut().for_each(tend);
         Self {
             nodes,
             redis: Redis::default(),
             random: Random::new(seed),
             is_live: vec![true; count],
-            told: (0..count).map(|_| VecDeque::new()).collect(),
+            paused: None,
+            told: (0..count).map(|_| Way::default()).collect(),
+            inboxes: (0..count).map(|_| Inbox::default()).collect(),
+            rounds: Vec::new(),
+            last_round: 0,
+            wishes: Vec::new(),
+            orphans: Vec::new(),
             counts: BTreeMap::new(),
             wanted: vec![BTreeMap::new(); count],
-            lanes: BTreeMap::new(),
+            lanes: (0..count * count).map(|n| ((n / count, n % count), Way::default())).collect(),
             waiting: Vec::new(),
             calls: BTreeSet::new(),
         }
@@ -79,16 +143,40 @@ impl World {
     pub(crate) fn step(&mut self) {
         self.collect();
         let node = self.random.below(self.nodes.len());
-        match self.random.below(8) {
-            0..=2 => self.serve_redis(node),
-            3..=5 => (0..4).for_each(|_| self.carry(node)),
-            6 => self.pass_on(),
+        match self.random.below(12) {
+            _ if !self.is_up(node) => self.force(node),
+            0..=3 => self.serve_redis(node),
+            4..=6 => (0..4).for_each(|_| self.carry(node)),
+            7 => self.pass_on(),
+            8 => self.read_inbox(node),
+            9 => self.read_left(),
+            10 => self.adopt(),
             _ => {
                 let pause = Duration::from_micros(self.random.below(1500) as u64);
-                self.nodes.iter_mut().for_each(|node| node.advance(pause));
+                self.each_up(|node| {
+                    node.advance(pause);
+                    tend(node);
+                });
             }
         }
-        self.nodes.iter_mut().for_each(Node::settle);
+        self.each_up(Node::settle);
+    }
+
+    fn each_up(&mut self, mut what: impl FnMut(&mut Node)) {
+        for index in 0..self.nodes.len() {
+            if self.is_up(index) {
+                what(&mut self.nodes[index]);
+            }
+        }
+    }
+
+    /// It lives and does not stand still.
+    pub(crate) fn is_up(&self, node: usize) -> bool {
+        self.is_live[node] && self.paused != Some(node)
+    }
+
+    pub(crate) fn lane(&self, from: usize, to: usize) -> &Way<impl std::fmt::Debug> {
+        &self.lanes[&(from, to)]
     }
 
     pub(crate) fn run(&mut self, steps: usize) {
@@ -99,42 +187,84 @@ impl World {
     pub(crate) fn kill(&mut self, node: usize) {
         self.collect();
         self.is_live[node] = false;
-        self.told[node].clear();
+        self.told[node] = Way::default();
         self.waiting.retain(|waiting| waiting.node != node);
-        let orphans: Vec<String> = self
-            .redis
-            .sessions
-            .iter()
-            .filter(|(_, kept)| kept.owner == Some(node))
-            .map(|(client, _)| client.clone())
-            .collect();
-        let heirs: Vec<usize> =
-            (0..self.nodes.len()).filter(|&other| self.is_live[other]).collect();
-        for client in orphans {
-            let heir = self.random.pick(&heirs);
-            let (epoch, record) = self.redis.own(&client, heir);
-            let adopted = Adopted {
-                client_id: client.as_str().into(),
-                epoch,
-                record: record.unwrap_or_default(),
-            };
-            self.send_home(heir, &client, Envelope::Adopt(Box::new(adopted)));
+        let owned = self.redis.sessions.iter().filter(|(_, kept)| kept.owner == Some(node));
+        self.orphans.extend(owned.map(|(client, _)| client.clone()));
+    }
+
+    /// One session of a dead node goes to a live one, unless its client was faster.
+    fn adopt(&mut self) {
+        let Some(client) = self.orphans.pop() else { return };
+        let owner = self.redis.sessions.get(&client).and_then(|kept| kept.owner);
+        if owner.is_none_or(|owner| self.is_live[owner]) {
+            return;
+        }
+        let heirs: Vec<usize> = (0..self.nodes.len()).filter(|&other| self.is_up(other)).collect();
+        let heir = self.random.pick(&heirs);
+        let (epoch, record) = self.redis.own(&client, heir);
+        let client_id = client.as_str().into();
+        let adopted = Adopted { client_id, epoch, record: record.unwrap_or_default() };
+        self.send_home(heir, &client, Envelope::Adopt(Box::new(adopted)));
+    }
+
+    /// The node does nothing until [`Self::resume`]; others may take its sessions.
+    pub(crate) fn pause(&mut self, node: usize) {
+        self.collect();
+        self.paused = Some(node);
+    }
+
+    /// It goes on where it was, much later by its clock. What it had not written of what its
+    /// clients published is refused, as they are let go; it learns what others wanted of it.
+    pub(crate) fn resume(&mut self) {
+        let Some(node) = self.paused.take() else { return };
+        self.nodes[node].advance(LEASE * 2);
+        for (shard, envelope) in &mut self.told[node].items {
+            if let Envelope::Bridge { receipt: Some(receipt), nodes, .. } = envelope {
+                let (receipt, reason) = (*receipt, ReasonCode::QuotaExceeded);
+                *nodes = octopus_engine::PeerSet::default();
+                self.nodes[node].send_from_hub(*shard, Envelope::Refused { receipt, reason });
+            }
+        }
+        for (client, envelope) in std::mem::take(&mut self.wishes) {
+            self.send_home(node, &client, envelope);
+        }
+        tend(&mut self.nodes[node]);
+    }
+
+    /// Takes the sessions that others want of a node that stands still.
+    fn force(&mut self, node: usize) {
+        if self.paused != Some(node) {
+            return;
+        }
+        let is_its = |waiting: &Waiting| waiting.asked.0 == node;
+        let (its, others) = std::mem::take(&mut self.waiting).into_iter().partition(is_its);
+        self.waiting = others;
+        let its: Vec<Waiting> = its;
+        for Waiting { node: to, shard, claim, asked } in its {
+            let client_id = claim.client_id.clone();
+            let lost = Envelope::Disown { client_id: client_id.clone(), epoch: asked.1 };
+            self.wishes.push((client_id.into(), lost));
+            self.claimed(to, shard, *claim, None);
         }
     }
 
     /// Whether nothing is under way.
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.collect();
-        self.told.iter().all(VecDeque::is_empty)
-            && self.lanes.values().all(VecDeque::is_empty)
+        let is_read =
+            |(node, inbox): (usize, &Inbox)| !self.is_live[node] || inbox.messages.is_empty();
+        self.told.iter().all(|told| told.items.is_empty())
+            && self.inboxes.iter().enumerate().all(is_read)
+            && self.rounds.is_empty()
             && self.redis.passed.values().all(VecDeque::is_empty)
     }
 
-    fn collect(&mut self) {
+    pub(crate) fn collect(&mut self) {
         for (node, told) in self.told.iter_mut().enumerate() {
             let outbox = std::mem::take(&mut self.nodes[node].hub.outbox);
             if self.is_live[node] {
-                told.extend(outbox);
+                outbox.into_iter().for_each(|item| told.push(item));
             }
         }
     }
@@ -147,7 +277,7 @@ impl World {
     // --- what shards tell ---
 
     fn serve_redis(&mut self, node: usize) {
-        let Some((shard, envelope)) = self.told[node].pop_front() else { return };
+        let Some((shard, envelope)) = self.told[node].pop() else { return };
         match envelope {
             Envelope::Claim(claim) => self.claim(node, shard, claim),
             Envelope::Record(op) => {
@@ -171,12 +301,15 @@ impl World {
             Envelope::Interest { filter, wanted } => self.interest(node, filter, wanted),
             Envelope::Bridge { message, nodes, receipt } => {
                 for other in nodes.iter() {
-                    let lane = self.lanes.entry((node, other.into())).or_default();
-                    lane.push_back(Carried::Message(message.clone()));
+                    self.inboxes[usize::from(other)].messages.push_back(message.clone());
                 }
                 if let Some(receipt) = receipt {
                     self.nodes[node].send_from_hub(shard, Envelope::Accepted { receipt });
                 }
+            }
+            Envelope::Fenced { barrier } => self.fenced(node, barrier),
+            Envelope::Owed { node: left } => {
+                self.begin_round(node, left.parse().expect("a node's number"));
             }
             _ => {}
         }
@@ -190,11 +323,22 @@ impl World {
         if let Some(other) = owner.filter(|&other| other != node && self.is_live[other]) {
             let client_id = claim.client_id.clone();
             self.waiting.push(Waiting { node, shard, claim, asked: (other, epoch) });
-            return self.send_home(other, &client, Envelope::Evict { client_id, epoch });
+            let envelope = Envelope::Evict { client_id, epoch };
+            if self.paused == Some(other) {
+                return self.wishes.push((client, envelope));
+            }
+            return self.send_home(other, &client, envelope);
         }
-        let (epoch, record) = match owner == Some(node) && claim.is_here {
-            true => (epoch, None),
-            false => self.redis.own(&client, node),
+        let is_here = owner == Some(node) && claim.is_here;
+        self.claimed(node, shard, *claim, is_here.then_some(epoch));
+    }
+
+    /// - `epoch`: of the session, if `node` has it in memory.
+    fn claimed(&mut self, node: usize, shard: ShardId, claim: Claim, epoch: Option<u64>) {
+        let client = String::from(claim.client_id.clone());
+        let (epoch, record) = match epoch {
+            Some(epoch) => (epoch, None),
+            None => self.redis.own(&client, node),
         };
         let (connection, client_id) = (claim.connection, claim.client_id);
         let claimed = Claimed { connection, client_id, epoch, record };
@@ -226,7 +370,7 @@ impl World {
         }
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             let lane = self.lanes.entry((node, other)).or_default();
-            lane.push_back(Carried::Interest { filter: filter.clone(), wanted });
+            lane.push(Carried { filter: filter.clone(), wanted });
         }
     }
 
@@ -235,17 +379,47 @@ impl World {
     fn carry(&mut self, to: usize) {
         let from = self.random.below(self.nodes.len());
         let Some(lane) = self.lanes.get_mut(&(from, to)) else { return };
-        let Some(carried) = lane.pop_front() else { return };
-        if !self.is_live[to] {
+        let Some(Carried { filter, wanted }) = lane.pop() else { return };
+        let node = NodeIndex(from as u16);
+        send_all(&mut self.nodes[to], &Envelope::NodeInterest { node, filter, wanted });
+    }
+
+    fn read_inbox(&mut self, node: usize) {
+        for _ in 0..self.random.below(6) {
+            let inbox = &mut self.inboxes[node];
+            let Some(message) = inbox.get(inbox.next) else { break };
+            inbox.next += 1;
+            let barrier = inbox.next;
+            inbox.fences.insert(barrier, SHARDS);
+            send_all(&mut self.nodes[node], &Envelope::Publish(message));
+            send_all(&mut self.nodes[node], &Envelope::Fence { barrier });
+        }
+        self.trim(node);
+    }
+
+    fn fenced(&mut self, node: usize, barrier: u64) {
+        let inbox = &mut self.inboxes[node];
+        let left = inbox.fences.get_mut(&barrier).expect("a fence of ours");
+        *left -= 1;
+        if *left == 0 {
+            inbox.fences.remove(&barrier);
+            inbox.taken = inbox.taken.max(barrier);
+        }
+        self.trim(node);
+    }
+
+    /// Forgets what the node has taken in, unless somebody else needs it.
+    fn trim(&mut self, node: usize) {
+        if self.redis.is_owed(node) || !self.is_up(node) {
             return;
         }
-        let envelope = match carried {
-            Carried::Message(message) => Envelope::Publish(message),
-            Carried::Interest { filter, wanted } => {
-                Envelope::NodeInterest { node: NodeIndex(from as u16), filter, wanted }
-            }
-        };
-        send_all(&mut self.nodes[to], &envelope);
+        let inbox = &mut self.inboxes[node];
+        if inbox.first < inbox.taken {
+            inbox.messages.drain(..(inbox.taken - inbox.first) as usize);
+            inbox.first = inbox.taken;
+            let barrier = inbox.taken;
+            send_all(&mut self.nodes[node], &Envelope::Trimmed { barrier });
+        }
     }
 
     fn pass_on(&mut self) {
@@ -261,7 +435,13 @@ impl World {
     }
 }
 
-fn send_all(node: &mut Node, envelope: &Envelope) {
+/// The node looks what others want, and has its sessions for a while longer.
+fn tend(node: &mut Node) {
+    let until = node.now().after(LEASE);
+    send_all(node, &Envelope::Lease { until });
+}
+
+pub(crate) fn send_all(node: &mut Node, envelope: &Envelope) {
     for shard in 0..SHARDS {
         node.send_from_hub(ShardId(shard), envelope.clone());
     }
