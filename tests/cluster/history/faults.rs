@@ -66,10 +66,10 @@ fn cut_for_a_moment() -> Result<(), Failed> {
 fn cut_for_long() -> Result<(), Failed> {
     let mut scene = scene()?;
     scene.go_on(WHILE)?;
-    scene.mishap();
     if let Some(wire) = &scene.node("B").wire {
         wire.cut();
     }
+    scene.mishap();
     scene.wait_until_gone("B")?;
     scene.go_on(WHILE)?;
     if let Some(wire) = &scene.node("B").wire {
@@ -116,8 +116,8 @@ fn killed_in_turn() -> Result<(), Failed> {
 fn stopped() -> Result<(), Failed> {
     let mut scene = scene()?;
     scene.go_on(WHILE)?;
-    scene.mishap();
     scene.node("B").running()?.signal("STOP")?;
+    scene.mishap();
     scene.wait_until_gone("B")?;
     scene.go_on(WHILE)?;
     scene.node("B").running()?.signal("CONT")?;
@@ -131,8 +131,8 @@ fn stopped_for_a_moment() -> Result<(), Failed> {
     let mut scene = scene()?;
     for _ in 0..3 {
         scene.go_on(WHILE)?;
-        scene.mishap();
         scene.node("B").running()?.signal("STOP")?;
+        scene.mishap();
         thread::sleep(Duration::from_millis(1700));
         scene.node("B").running()?.signal("CONT")?;
     }

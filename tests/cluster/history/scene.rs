@@ -2,7 +2,7 @@
 //! history is judged at the end.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -206,8 +206,8 @@ impl Scene {
 
     /// Ends a node as a crash does.
     pub(crate) fn kill(&mut self, name: &str) {
-        self.mishap();
         self.node(name).process = None;
+        self.mishap();
     }
 
     /// From here on a node is not there for its clients.
@@ -230,21 +230,6 @@ impl Scene {
         let key = format!("GROUP1:NODE:{name}");
         self.wait(&format!("{name} holds its lease: {is_held}"), || {
             Ok(redis::cmd("EXISTS").arg(&key).query::<bool>(&mut redis)? == is_held)
-        })
-    }
-
-    /// Until no node serves anybody in the name of a session: all leases are out.
-    pub(crate) fn wait_until_all_are_fenced(&self) -> Result<(), Failed> {
-        let begun = self.history.now();
-        self.wait("nobody is served", || {
-            let events = self.history.events();
-            let mut closed: HashSet<&str> = HashSet::new();
-            for event in events.iter().filter(|event| event.at > begun) {
-                if matches!(event.what, What::Closed { .. }) {
-                    closed.insert(&event.client);
-                }
-            }
-            Ok(closed.len() == self.cast.len() - 1)
         })
     }
 
