@@ -8,11 +8,13 @@ mod group;
 mod history;
 mod network;
 mod sessions;
+mod subscriptions;
 
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let cases = cases::all().into_iter().chain(sessions::all()).chain(bans::all());
+    let cases = cases.chain(subscriptions::all());
     let cases = cases.chain(history::all()).chain(network::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }
