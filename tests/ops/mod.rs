@@ -5,7 +5,7 @@ mod api;
 mod bans;
 mod client;
 mod dashboard;
-mod http;
+pub(crate) mod http;
 mod metrics;
 mod schema;
 mod sys;
