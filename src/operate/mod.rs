@@ -236,7 +236,25 @@ fn detail(client: &Value) -> String {
         let filter = text(&subscription["filter"]);
         line("subscription", format!("{filter} (QoS {})", text(&subscription["qos"])));
     }
+    for (name, key) in [("sent", "inflight"), ("waits", "queue")] {
+        list(&client[key]).iter().for_each(|message| line(name, pending(message)));
+    }
     told + &incidents(list(&client["incidents"]))
+}
+
+/// One message in flight or in the queue.
+fn pending(message: &Value) -> String {
+    let id = match &message["packet_id"] {
+        Value::Null => String::new(),
+        id => format!(", packet {id}"),
+    };
+    match &message["topic"] {
+        Value::Null => format!("(released; PUBCOMP is awaited{id})"),
+        topic => {
+            let size = bytes(&message["bytes"]);
+            format!("{} (QoS {}, {size}{id})", text(topic), text(&message["qos"]))
+        }
+    }
 }
 
 fn bans(found: &Value) -> String {

@@ -1,12 +1,16 @@
 //! The admin API, by itself and through the sub-commands of the program.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::Duration;
 
 use libtest_mimic::Failed;
+use serde_json::Value;
 
 use super::{Http, Node, Test, expect, success};
 
-pub(super) const TESTS: [(&str, Test); 8] = [
+pub(super) const TESTS: [(&str, Test); 10] = [
     ("nothing_is_told_without_the_token", token),
     ("a_kicked_client_is_gone_and_its_session_stays", kick),
     ("why_names_the_reason_a_message_was_dropped", why),
@@ -14,6 +18,8 @@ pub(super) const TESTS: [(&str, Test); 8] = [
     ("retained_messages_are_read_and_deleted", retained),
     ("what_is_published_over_the_api_arrives", publish),
     ("properties_of_what_is_published_arrive", properties),
+    ("what_waits_for_a_client_is_told_message_by_message", pending),
+    ("a_node_alone_tells_of_itself", nodes),
     ("log_level_and_reload_work_and_mistakes_are_told", log_and_mistakes),
 ];
 
@@ -170,4 +176,44 @@ fn log_and_mistakes(node: &Node) -> Result<(), Failed> {
         expect(answer.status == wanted && has_reason, (path, answer.status, answer.body))?;
     }
     Ok(())
+}
+
+/// What waits for a client that is away, and what a client has not acknowledged, are told message
+/// by message.
+fn pending(node: &Node) -> Result<(), Failed> {
+    node.leave_session("reader", "queue/#")?;
+    node.publish("queue/a", "one\n")?;
+    node.publish("queue/b", "three\n")?;
+    let detail = node.http.api("clients/reader")?;
+    let waits = |at: usize| {
+        let message = &detail["queue"][at];
+        format!(
+            "{} {} {} {}",
+            message["topic"], message["qos"], message["bytes"], message["packet_id"]
+        )
+    };
+    expect(waits(0) == "\"queue/a\" 1 3 null" && waits(1) == "\"queue/b\" 1 5 null", &detail)?;
+    let told = node.octopus(&["client", "reader"])?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    expect(told.contains("waits          queue/b (QoS 1, 5 B)"), &told)?;
+    // Takes its messages and never says so.
+    let mut silent = TcpStream::connect(node.broker.address)?;
+    silent.set_read_timeout(Some(Duration::from_secs(10)))?;
+    silent.write_all(b"\x10\x12\x00\x04MQTT\x04\x00\x00\x3c\x00\x06reader")?;
+    let mut came = vec![0; 4 + 14 + 16];
+    silent.read_exact(&mut came)?;
+    let detail = node.http.api("clients/reader")?;
+    let first = &detail["inflight"][0];
+    expect(first["topic"] == "queue/a" && first["packet_id"].as_u64() > Some(0), &detail)?;
+    expect(detail["queue"] == Value::Array(vec![]), detail)
+}
+
+/// A node without a group tells of itself what it can.
+fn nodes(node: &Node) -> Result<(), Failed> {
+    let nodes = node.http.api("nodes")?;
+    let only = &nodes["nodes"][0];
+    let figures = &only["figures"];
+    expect(only["self"] == true && nodes["nodes"].as_array().map(Vec::len) == Some(1), &nodes)?;
+    expect(figures["version"] == env!("CARGO_PKG_VERSION"), &nodes)?;
+    expect(figures["connections"] == 0 && figures["received_per_s"].is_null(), nodes)
 }
