@@ -1,15 +1,18 @@
 //! `/metrics` is what Prometheus's own checker likes, and true; health pages answer.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use libtest_mimic::Failed;
 
 use super::{Node, Test, expect, success};
 
-pub(super) const TESTS: [(&str, Test); 4] = [
+pub(super) const TESTS: [(&str, Test); 5] = [
     ("promtool_finds_nothing_to_mend", promtool),
     ("counters_are_true_after_a_known_load", counters),
+    ("every_byte_in_and_out_is_counted", bytes),
     ("openmetrics_is_written_when_asked_for", openmetrics),
     ("health_and_readiness_answer_without_a_token", health),
 ];
@@ -51,6 +54,7 @@ fn counters(node: &Node) -> Result<(), Failed> {
         ("octopus_queued_bytes", "", 20.0 * 7.0),
         ("octopus_inflight_messages", "", 0.0),
         ("octopus_messages_dropped_total", "reason=\"no_subscriber\"", 3.0),
+        ("octopus_payload_bytes_dropped_total", "reason=\"no_subscriber\"", 6.0),
     ];
     for (family, label, wanted) in expected {
         let found = sum(&text, family, label);
@@ -58,6 +62,37 @@ fn counters(node: &Node) -> Result<(), Failed> {
     }
     let turns = sum(&text, "octopus_loop_turn_seconds_count", "");
     expect(turns > 10.0, turns)
+}
+
+/// One client that sends what is known to itself.
+fn bytes(node: &Node) -> Result<(), Failed> {
+    let packets: [(&[u8], usize); 4] = [
+        (b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c", 4),
+        (b"\x82\x06\x00\x01\x00\x01a\x00", 5),
+        (b"\x30\x0b\x00\x01apayload!", 13),
+        (b"\xc0\x00", 2),
+    ];
+    let mut stream = TcpStream::connect(node.broker.address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    for (packet, answer) in packets {
+        stream.write_all(packet)?;
+        stream.read_exact(&mut vec![0; answer])?;
+    }
+    let text = node.http.get("/metrics")?.body;
+    let sent: usize = packets.iter().map(|(packet, _)| packet.len()).sum();
+    let came: usize = packets.iter().map(|(_, answer)| answer).sum();
+    for (family, wanted) in [
+        ("octopus_bytes_received_total", sent),
+        ("octopus_bytes_sent_total", came),
+        ("octopus_payload_bytes_received_total", 8),
+        ("octopus_payload_bytes_sent_total", 8),
+        ("octopus_packets_received_total", 4),
+        ("octopus_packets_sent_total", 4),
+    ] {
+        let found = sum(&text, family, "");
+        expect((found - wanted as f64).abs() < 0.5, (family, wanted, found))?;
+    }
+    Ok(())
 }
 
 fn openmetrics(node: &Node) -> Result<(), Failed> {
