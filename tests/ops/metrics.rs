@@ -2,7 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::Failed;
@@ -19,14 +20,15 @@ pub(super) const TESTS: [(&str, Test); 5] = [
 
 fn promtool(node: &Node) -> Result<(), Failed> {
     let text = node.http.get("/metrics")?.body;
-    let mut child = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    success(&piped(Command::new("promtool").args(["check", "metrics"]), &text)?)
+}
+
+/// What a program says when it is given `text`.
+fn piped(command: &mut Command, text: &str) -> Result<Output, Failed> {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
     child.stdin.take().ok_or("no input")?.write_all(text.as_bytes())?;
-    success(&child.wait_with_output()?)
+    Ok(child.wait_with_output()?)
 }
 
 /// The sum of a family's samples over all shards, of those with `label` in them.
@@ -95,11 +97,25 @@ fn bytes(node: &Node) -> Result<(), Failed> {
     Ok(())
 }
 
+/// As Prometheus's own library reads it: names, units, suffixes, order, the end.
 fn openmetrics(node: &Node) -> Result<(), Failed> {
+    const READ: &str = "import sys\n\
+        from prometheus_client.openmetrics.parser import text_fd_to_metric_families as families\n\
+        labels = {l for f in families(sys.stdin) for s in f.samples for l in s.labels}\n\
+        print(' '.join(sorted(labels)))";
+    node.leave_session("om-client", "om/#")?;
+    node.publish("om/x", "x\n")?;
     let accept = "Accept: application/openmetrics-text; version=1.0.0, text/plain;q=0.5";
     let answer = node.http.ask("GET", "/metrics", &[accept], "")?;
-    expect(answer.body.ends_with("# EOF\n"), &answer.body[answer.body.len() - 20..])?;
-    expect(answer.head.contains("content-type: application/openmetrics-text"), answer.head)
+    expect(answer.head.contains("content-type: application/openmetrics-text"), &answer.head)?;
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    let output = piped(Command::new(python).args(["-c", READ]), &answer.body)?;
+    success(&output)?;
+    let labels = String::from_utf8_lossy(&output.stdout).into_owned();
+    // None that grows with the number of clients.
+    let known = "backend hop le listener node qos reason result shard version";
+    expect(labels.trim() == known, labels)?;
+    expect(!answer.body.contains("om-client") && !answer.body.contains("om/x"), "a client's word")
 }
 
 fn health(node: &Node) -> Result<(), Failed> {
