@@ -32,6 +32,7 @@ need redis-cli redis-tools
 need systemd-analyze systemd
 need curl curl
 need unshare util-linux
+need script bsdutils
 need ip iproute2
 need faketime faketime
 ls /usr/lib/*/libseccomp.so.2 >/dev/null 2>&1 || packages="$packages libseccomp2"

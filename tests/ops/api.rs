@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::Failed;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Http, Node, Test, expect, success};
 
-pub(super) const TESTS: [(&str, Test); 10] = [
+pub(super) const TESTS: [(&str, Test); 11] = [
     ("nothing_is_told_without_the_token", token),
     ("a_kicked_client_is_gone_and_its_session_stays", kick),
     ("why_names_the_reason_a_message_was_dropped", why),
@@ -20,6 +20,7 @@ pub(super) const TESTS: [(&str, Test); 10] = [
     ("properties_of_what_is_published_arrive", properties),
     ("what_waits_for_a_client_is_told_message_by_message", pending),
     ("a_node_alone_tells_of_itself", nodes),
+    ("top_has_a_screen_of_its_own_and_gives_the_old_one_back", top),
     ("log_level_and_reload_work_and_mistakes_are_told", log_and_mistakes),
 ];
 
@@ -216,4 +217,22 @@ fn nodes(node: &Node) -> Result<(), Failed> {
     expect(only["self"] == true && nodes["nodes"].as_array().map(Vec::len) == Some(1), &nodes)?;
     expect(figures["version"] == env!("CARGO_PKG_VERSION"), &nodes)?;
     expect(figures["connections"] == 0 && figures["received_per_s"].is_null(), nodes)
+}
+
+/// On a terminal `top` has a screen of its own, and gives the old one back.
+fn top(node: &Node) -> Result<(), Failed> {
+    node.leave_session("behind", "slow/#")?;
+    node.publish("slow/a", "x\n")?;
+    let program = env!("CARGO_BIN_EXE_octopus");
+    let port = node.http.address.port();
+    let typed = format!("'{program}' top -n 1 --http.port={port} --http.token={}", super::TOKEN);
+    let output = Command::new("script").args(["-qec", &typed, "/dev/null"]).output()?;
+    success(&output)?;
+    let screen = String::from_utf8_lossy(&output.stdout).into_owned();
+    expect(screen.starts_with("\x1b[?1049h") && screen.ends_with("\x1b[?1049l"), &screen)?;
+    for part in ["longest turn", "behind", "half / 99 % within", "dropped since the start: nothing"]
+    {
+        expect(screen.contains(part), (part, &screen))?;
+    }
+    Ok(())
 }
