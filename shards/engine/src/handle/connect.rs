@@ -57,6 +57,10 @@ impl Shard {
         let home = self.home_of(connect.client_id);
         if !connect.client_id.is_empty() && home != self.config.id {
             self.connections.remove(id);
+            // They begin anew at home and are counted there.
+            self.stats.packets_received -= 1;
+            self.stats.bytes_received =
+                self.stats.bytes_received.saturating_sub(unread.len() as u64);
             self.push(Output::HandOff { connection: id, to: home, unread: unread.to_vec() });
             return Ok(());
         }
