@@ -48,7 +48,15 @@ pub async fn bind(loaded: &Loaded) -> io::Result<Option<TcpListener>> {
 async fn listen(http: &Http) -> io::Result<TcpListener> {
     let (host, port) = (http.host.as_str(), http.port);
     let explain = |error: io::Error| {
-        io::Error::new(error.kind(), format!("http.host {host}, http.port {port}: {error}"))
+        let cause = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "in use: another process listens there (another octopus?); give this one another \
+                 port by http.port"
+                    .to_owned()
+            }
+            _ => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("http.host {host}, http.port {port}: {cause}"))
     };
     let addresses = (host, port).to_socket_addrs().map_err(explain)?;
     let mut addresses: Vec<SocketAddr> = addresses.collect();

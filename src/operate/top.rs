@@ -212,7 +212,10 @@ mod tests {
 
     #[test]
     fn latency_is_that_of_the_last_interval() {
-        let hop = |count: u64, below: [u64; 4]| json!({ "latency": { "same_shard": { "count": count, "below_2_power_us": below } } });
+        let hop = |count: u64, below: [u64; 4]| {
+            let hop = json!({ "count": count, "below_2_power_us": below });
+            json!({ "latency": { "same_shard": hop } })
+        };
         // A hundred that took long before; now ten between 2 and 4 µs.
         let told = latency(&hop(100, [0, 0, 0, 0]), &hop(110, [0, 0, 10, 10]));
         assert!(told.contains("same shard 3 µs / 4 µs"), "{told}");

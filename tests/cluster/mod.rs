@@ -4,7 +4,7 @@
 mod bans;
 mod cases;
 mod client;
-mod group;
+pub(crate) mod group;
 mod history;
 mod network;
 mod sessions;

@@ -36,7 +36,7 @@ fn image(scratch: &Scratch) -> Result<std::path::PathBuf, Failed> {
     let libraries = run(Command::new("ldd").arg(octopus()))?;
     for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
         let place = image.join(library.trim_start_matches('/'));
-        fs::create_dir_all(place.parent().unwrap_or(Path::new("/")))?;
+        fs::create_dir_all(place.parent().unwrap_or(&image))?;
         fs::copy(library, place)?;
     }
     Ok(image)
