@@ -121,6 +121,8 @@ pub(crate) enum Pause {
     Rate = 8,
     /// It publishes, and memory is scarce.
     Memory = 16,
+    /// As many of its SUBSCRIBEs as we take at a time wait to be acknowledged.
+    AwaitingSubAcks = 32,
 }
 
 impl Connection {

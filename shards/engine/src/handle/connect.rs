@@ -299,7 +299,7 @@ impl Shard {
 
     /// Told of every session that is owned: a will must outlive this node even if its session
     /// does not outlive the connection, and ownership goes on after a clean start.
-    pub(super) fn record_opened(&mut self, session: SessionId) {
+    pub(crate) fn record_opened(&mut self, session: SessionId) {
         let Some(found) = self.sessions.get(session).filter(|found| found.epoch > 0) else {
             return;
         };

@@ -203,18 +203,22 @@ impl Shard {
         self.record(session.id, || Change::Subscribed { filter: filter.into(), grant });
     }
 
-    /// Subscribes a session that was recorded elsewhere, as it was.
-    pub(crate) fn restore_subscription(&mut self, session: SessionRef, text: &str, grant: Grant) {
-        let Ok(filter) = TopicFilter::parse(text) else { return };
+    /// Subscribes a session that was recorded elsewhere, as it was; how many groups on other
+    /// shards will answer with `barrier`.
+    pub(crate) fn restore_subscription(
+        &mut self,
+        session: SessionRef,
+        text: &str,
+        grant: Grant,
+        barrier: u64,
+    ) -> usize {
+        let Ok(filter) = TopicFilter::parse(text) else { return 0 };
         if filter.shared().is_some() {
             let key: Arc<str> = text.into();
-            let Some(found) = self.sessions.get_mut(session.id) else { return };
+            let Some(found) = self.sessions.get_mut(session.id) else { return 0 };
             found.deliveries().shared.push(SharedSubscription { key: key.clone(), grant });
             self.stats.shared_subscriptions += 1;
-            // Nobody waits for the answer.
-            let barrier = self.barriers.next();
-            self.join_group(&key, session, grant, barrier);
-            return;
+            return self.join_group(&key, session, grant, barrier).1;
         }
         let subscriber = Subscriber::Session(session.id);
         let subscribed = self.subscriptions.subscribe(filter, subscriber, grant);
@@ -227,9 +231,10 @@ impl Shard {
             found.subscriptions.push(subscribed.filter);
             self.tell_first(subscribed.filter, subscriber);
         }
+        0
     }
 
-    /// All shards have the interest: SUBACK, then what is retained.
+    /// All shards and nodes have the interest: SUBACK, then what is retained.
     pub(crate) fn suback(&mut self, pending: PendingSubAck) {
         let Some(connection) = self.connections.get(pending.connection) else { return };
         let manner = connection.manner();
