@@ -9,9 +9,9 @@
 //!
 //! Promises. A SUBACK leaves when every live node knows the subscription. QoS 0 crosses at most
 //! once, by pub/sub. QoS 1 and 2 are acknowledged when they are in the inbox stream of every node
-//! that wants them, and stay there until its shards have them. Within each of the two, one publisher's messages keep their order; a QoS 0 message may
-//! overtake or be overtaken by one of QoS 1 or 2. What is lost, comes twice or is refused is
-//! counted (`counters`).
+//! that wants them, and stay there until its shards have them. Within each of the two, one
+//! publisher's messages keep their order; a QoS 0 message may overtake or be overtaken by one of
+//! QoS 1 or 2. What is lost, comes twice or is refused is counted (`counters`).
 
 pub mod compat;
 pub mod counters;
