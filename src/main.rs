@@ -29,7 +29,7 @@ use octopus::{
     node::{self, Node, ShardFailed, StartError},
     operate, pages,
     signals::Signals,
-    stats::{self, GroupStats},
+    stats::{self, GroupFigures, GroupStats},
     store, systemd,
 };
 use octopus_mqtt::ReasonCode;
@@ -129,6 +129,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
                 link: group.link.clone(),
                 members: group.members.clone(),
                 counters: group.counters.clone(),
+                figures: group.figures.clone(),
             });
             let (hub, addresses) = (hub.clone(), node.addresses());
             let app = pages::app(config, hub, addresses, log_filter, reload, shown)?;
@@ -161,6 +162,7 @@ struct Group {
     keys: Keys,
     members: Members,
     counters: Counters,
+    figures: GroupFigures,
 }
 
 /// Takes this node's place in its group, if it has one.
@@ -185,6 +187,7 @@ async fn start_bridge(
         keys: joined.keys().clone(),
         members: joined.members().clone(),
         counters: joined.counters().clone(),
+        figures: GroupFigures::default(),
     };
     let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
     let mut bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
@@ -198,8 +201,8 @@ async fn start_bridge(
 
 /// Starts what writes the group's counters.
 fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
-    let Group { link, keys, members, .. } = group;
-    let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
+    let Group { link, keys, members, figures, .. } = group;
+    let stats = GroupStats { hub, link, keys, members: members.clone(), interval, figures };
     tokio::spawn(stats.run());
     members
 }

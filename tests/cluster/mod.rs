@@ -5,7 +5,7 @@ mod away;
 mod bans;
 mod cases;
 mod client;
-mod group;
+pub(crate) mod group;
 mod history;
 mod network;
 mod raw;

@@ -320,6 +320,7 @@ impl Shard {
     fn received(&mut self, id: ConnectionId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.last_received = self.now;
+        let bytes_before = self.stats.bytes_received;
         self.stats.bytes_received += bytes.len() as u64;
         let published_before = self.stats.publish_received.iter().sum::<u64>();
         if connection.inbox.is_empty() {
@@ -333,6 +334,9 @@ impl Shard {
             connection.inbox.extend_from_slice(bytes);
             self.read_inbox(id);
         }
+        // What is handed off is taken back; of a CONNECT in pieces only the last one, for a
+        // counter never falls.
+        self.stats.bytes_received = self.stats.bytes_received.max(bytes_before);
         self.pause_if_waiting(id);
         let published = self.stats.publish_received.iter().sum::<u64>() - published_before;
         self.charge(id, published, bytes.len() as u64);
@@ -437,7 +441,7 @@ impl Shard {
     }
 
     fn written(&mut self, id: ConnectionId, mut buffer: OutBuffer) {
-        self.stats.bytes_sent += buffer.len() as u64;
+        // Comes back empty from the ring, so its bytes were counted when it was handed out.
         buffer.clear();
         if self.spare.len() < SPARE_COUNT_MAX && buffer.bytes.capacity() <= SPARE_BYTES_MAX {
             self.spare.push(buffer.bytes);
@@ -515,6 +519,7 @@ impl Shard {
         } else {
             self.pause_slow_reader(id);
         }
+        self.stats.bytes_sent += buffer.len() as u64;
         Some(Output::Write { connection: id, buffer })
     }
 
