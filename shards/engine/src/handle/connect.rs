@@ -52,7 +52,7 @@ impl Shard {
             // Refusals must fit too [MQTT-3.2.2-19].
             connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
             connection.wants_problem_information =
-                connect.properties.request_problem_information != Some(false);
+                connect.properties.request_problem_information == Some(true);
         }
         let home = self.home_of(connect.client_id);
         if !connect.client_id.is_empty() && home != self.config.id {
