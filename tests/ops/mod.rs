@@ -6,7 +6,7 @@ mod bans;
 mod client;
 mod dashboard;
 mod group;
-mod http;
+pub(crate) mod http;
 mod metrics;
 mod mistakes;
 mod schema;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
+use hashbrown::HashMap;
 use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, frame};
 
 use crate::barrier::Barriers;
@@ -104,6 +105,8 @@ pub struct Shard {
     pub(crate) retained: Retained,
     pub(crate) groups: Groups,
     pub(crate) barriers: Barriers,
+    /// Sessions that are another node's by now, by the epoch they had here.
+    pub(crate) passing: HashMap<u64, SessionRef>,
     pub(crate) receipts: Receipts,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
@@ -198,6 +201,7 @@ impl Shard {
             retained: Retained::new(),
             groups: Groups::default(),
             barriers: Barriers::default(),
+            passing: HashMap::new(),
             receipts: Receipts::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
@@ -673,8 +677,10 @@ impl Shard {
                 self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
             }
             (Envelope::Pass { client_id, items }, Peer::Hub) => self.passed_on(&client_id, items),
+            (Envelope::Known { client_id, epoch }, Peer::Hub) => self.known(&client_id, epoch),
             (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
             (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
+            (Envelope::Restate { round }, Peer::Hub) => self.restate(round),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
             (Envelope::AskFirst, Peer::Hub) => self.config.authenticate = true,
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
