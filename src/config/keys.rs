@@ -342,6 +342,24 @@ pub(super) static KEYS: &[Key<Config>] = &[
         |c| &mut c.limits.retain_available,
     ),
     key(
+        "limits.wildcard_available",
+        Kind::Switch,
+        "Whether filters may have wildcards; false: refused (0xA2).",
+        |c| &mut c.limits.wildcard_available,
+    ),
+    key(
+        "limits.shared_available",
+        Kind::Switch,
+        "Whether there are shared subscriptions; false: refused (0x9E).",
+        |c| &mut c.limits.shared_available,
+    ),
+    key(
+        "limits.subscription_id_available",
+        Kind::Switch,
+        "Whether subscriptions may have identifiers; false: refused (0xA1).",
+        |c| &mut c.limits.subscription_id_available,
+    ),
+    key(
         "limits.shared_payload_min",
         bytes(0, 256 * MIB),
         "Payloads from this size are shared by reference, smaller ones copied to each subscriber's buffer.",
