@@ -8,7 +8,10 @@ use octopus_mqtt::{QoS, TopicFilter};
 /// One more than 2^14 buckets hold.
 const COUNT: u32 = (1 << 14) / 8 * 7 + 1;
 
-const FORMS: [(&str, fn(u32) -> String); 4] = [
+/// Makes the filter with a number.
+type Form = fn(u32) -> String;
+
+const FORMS: [(&str, Form); 4] = [
     ("exact", |n| format!("plant/hall/{n:06}/status")),
     ("plus at the end", |n| format!("plant/hall/{n:06}/+")),
     ("plus within", |n| format!("plant/+/{n:06}/status")),
@@ -20,7 +23,7 @@ fn bytes_each(mut each: impl FnMut(u32)) -> u64 {
     u64::try_from(counted.bytes_current).expect("nothing is given back") / u64::from(COUNT)
 }
 
-fn with_filter(form: fn(u32) -> String, number: u32, act: impl FnOnce(TopicFilter<'_>)) {
+fn with_filter(form: Form, number: u32, act: impl FnOnce(TopicFilter<'_>)) {
     act(TopicFilter::parse(&form(number)).expect("a filter of this test"));
 }
 
