@@ -202,7 +202,7 @@ impl Shard {
             found.epoch = epoch;
         }
         self.attach(id, session, connect);
-        self.revoke_subscriptions(id);
+        self.revoke(id);
         self.write_connack(id, connect, session_present, assigned, data);
         self.notice_connected(id, session, session_present);
         self.arm_keep_alive(id);
@@ -260,11 +260,13 @@ impl Shard {
             deliveries.unsent = deliveries.inflight.len();
         }
         let publisher = publisher_hash(&found.client_id);
+        let edition = self.editions.current();
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.phase = Phase::Connected { session };
         connection.version = connect.version;
         connection.keep_alive_s = keep_alive_s;
         connection.publisher = publisher;
+        connection.edition = edition;
         let receive_max = connect.properties.receive_max.map_or(u16::MAX, |max| max.get());
         connection.send_quota = receive_max.min(limits.inflight_count_max);
         connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
@@ -285,7 +287,7 @@ impl Shard {
 
     /// Told of every session that is owned: a will must outlive this node even if its session
     /// does not outlive the connection, and ownership goes on after a clean start.
-    pub(super) fn record_opened(&mut self, session: SessionId) {
+    pub(crate) fn record_opened(&mut self, session: SessionId) {
         let Some(found) = self.sessions.get(session).filter(|found| found.epoch > 0) else {
             return;
         };
