@@ -11,6 +11,7 @@ use octopus_engine::{
     Envelope, NodeIndex, PeerSet, ReplayId, RetainedFound, RetainedQuery, SessionId, SessionRef,
     ShardId,
 };
+use octopus_runtime::Plain;
 
 use super::{
     compat,
@@ -361,7 +362,10 @@ impl Bridge {
                 Some(message) => {
                     self.apply_retained(Record { group: None, message }, false);
                 }
-                None => tracing::warn!(%topic, "the predecessor's retained message is not read"),
+                None => {
+                    let topic = tracing::field::display(Plain(topic));
+                    tracing::warn!(topic, "the predecessor's retained message is not read");
+                }
             }
         }
     }

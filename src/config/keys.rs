@@ -74,6 +74,10 @@ const BACKENDS: Kind = Kind::List {
     what: "one of anonymous, password_file, certificate, jwt, http, redis, scram",
     valid: |word| crate::auth::BACKENDS.contains(&word),
 };
+const LISTENER_BACKENDS: Kind = Kind::List {
+    what: "one of anyone, anonymous, password_file, certificate, jwt, http, redis, scram",
+    valid: |word| word == crate::auth::ANYONE || crate::auth::BACKENDS.contains(&word),
+};
 const BAN_TARGETS: Kind = Kind::List {
     what: "address:<address or network>, user:<name> or client:<id>",
     valid: |text| text.parse::<crate::auth::Target>().is_ok(),
@@ -82,6 +86,8 @@ const FILTERS: Kind = Kind::List {
     what: "a topic filter",
     valid: |text| octopus_mqtt::TopicFilter::parse(text).is_ok(),
 };
+const ORIGINS: Kind =
+    Kind::List { what: "an origin as https://example.org:8443", valid: is_origin };
 const NETWORKS: Kind =
     Kind::List { what: "an address or a network as 10.0.0.0/8", valid: is_network };
 const GROUP: Kind = Kind::Text {
@@ -622,6 +628,18 @@ pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
     }),
     key("byte_rate_max", bytes(0, TIB), "As broker.byte_rate_max.", |l| &mut l.byte_rate_max),
     key(
+        "connections_max",
+        count(0, 16_000_000, "connections"),
+        "Open connections of this listener; more are closed at once. 0: any number.",
+        |l| &mut l.connections_max,
+    ),
+    key(
+        "auth.chain",
+        LISTENER_BACKENDS,
+        "Who decides about clients of this listener, whatever broker.auth.enable says; anyone, alone, lets everyone in, as nobody. Empty: as for all.",
+        |l| &mut l.chain,
+    ),
+    key(
         "proxy_protocol",
         Kind::Switch,
         "Whether connections begin with a PROXY protocol header (1 or 2) that names the client.",
@@ -632,6 +650,12 @@ pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
         NETWORKS,
         "Who may send that header; others are closed. Also believed about X-Forwarded-For of WebSockets. Empty: this machine and private networks, and no X-Forwarded-For.",
         |l| &mut l.trusted_proxies,
+    ),
+    key(
+        "origins",
+        ORIGINS,
+        "Pages that may open a WebSocket here, by what browsers send as Origin; others are refused (403). Who sends none is no browser. Empty: any.",
+        |l| &mut l.origins,
     ),
     key("tls.certificate", TEXT, "PEM file: the server's certificate and its chain.", |l| {
         &mut l.tls.certificate
@@ -700,6 +724,12 @@ fn is_network(text: &str) -> bool {
 fn is_url(text: &str) -> bool {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     text.is_empty() || rest.is_some_and(is_host_and_path)
+}
+
+/// Scheme, host and port, nothing behind them.
+fn is_origin(text: &str) -> bool {
+    let host = text.split_once("://").map(|(_, host)| host);
+    host.is_some_and(is_host)
 }
 
 fn is_host_and_path(rest: &str) -> bool {
