@@ -246,6 +246,7 @@ impl HubTask {
             | Envelope::BridgeGroup { .. }
             | Envelope::Retained { .. }
             | Envelope::RetainedFound(_)
+            | Envelope::Fence { .. }
             | Envelope::Fenced { .. } => {
                 if let Some(bridge) = &self.bridge {
                     // It ends after the hub.

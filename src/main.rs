@@ -14,7 +14,7 @@ use std::{
 use octopus::{
     auth::{self, passwd},
     bridge::{
-        Bridge, Joined,
+        Bridge, Joined, REDIS_WAIT,
         counters::Counters,
         keys::Keys,
         link::Link,
@@ -30,7 +30,7 @@ use octopus::{
     operate, pages,
     reload::{Reload, Told},
     signals::Signals,
-    stats::{self, GroupStats},
+    stats::{self, GroupFigures, GroupStats},
     store, systemd,
 };
 use octopus_mqtt::ReasonCode;
@@ -106,7 +106,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
             let settings = store::Settings::new(config, incarnation, node.shards(), seed);
             store::start(settings, joined.link().clone(), handle.sender())
         });
-        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed).await;
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
         let common = group
             .as_ref()
@@ -137,6 +137,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
                 link: group.link.clone(),
                 members: group.members.clone(),
                 counters: group.counters.clone(),
+                figures: group.figures.clone(),
             });
             let (hub, addresses) = (hub.clone(), node.addresses());
             let app = pages::app(config, hub, addresses, log_filter, parts, shown)?;
@@ -169,6 +170,7 @@ struct Group {
     keys: Keys,
     members: Members,
     counters: Counters,
+    figures: GroupFigures,
 }
 
 /// Takes this node's place in its group, if it has one.
@@ -179,8 +181,9 @@ async fn join_group(config: &Config, incarnation: u64) -> Result<Option<Joined>,
     Ok(Some(Joined::join(config, incarnation).await?))
 }
 
-/// Starts what brings messages to other nodes and from them; where the hub sends to it.
-fn start_bridge(
+/// Starts what brings messages to other nodes and from them; where the hub sends to it. When it
+/// returns, the shards were told what the other nodes want; no client was let in before.
+async fn start_bridge(
     joined: Option<Joined>,
     handle: &HubHandle,
     shards: u16,
@@ -192,17 +195,22 @@ fn start_bridge(
         keys: joined.keys().clone(),
         members: joined.members().clone(),
         counters: joined.counters().clone(),
+        figures: GroupFigures::default(),
     };
     let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
-    let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    let mut bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    let ready = bridge.ready();
     tokio::spawn(bridge.run());
+    if group.link.is_up() && tokio::time::timeout(REDIS_WAIT, ready).await.is_err() {
+        tracing::warn!("Redis does not tell what the other nodes want; starting without");
+    }
     (Some(group), Some(sender))
 }
 
 /// Starts what writes the group's counters.
 fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
-    let Group { link, keys, members, .. } = group;
-    let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
+    let Group { link, keys, members, figures, .. } = group;
+    let stats = GroupStats { hub, link, keys, members: members.clone(), interval, figures };
     tokio::spawn(stats.run());
     members
 }

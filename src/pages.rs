@@ -7,6 +7,7 @@ use std::{
 };
 
 use octopus_runtime::Address;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     hub::Hub,
     log::LogFilter,
     reload::Reload,
-    stats::{Metrics, exposition::Format, metrics::Source},
+    stats::{Figures, GroupFigures, Metrics, exposition::Format, metrics::Source},
 };
 
 /// Opens the HTTP listener; `None` if `http.enable` is false, or if nobody chose the port and
@@ -45,7 +46,15 @@ pub async fn bind(loaded: &Loaded) -> io::Result<Option<TcpListener>> {
 async fn listen(http: &Http) -> io::Result<TcpListener> {
     let (host, port) = (http.host.as_str(), http.port);
     let explain = |error: io::Error| {
-        io::Error::new(error.kind(), format!("http.host {host}, http.port {port}: {error}"))
+        let cause = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "in use: another process listens there (another octopus?); give this one another \
+                 port by http.port"
+                    .to_owned()
+            }
+            _ => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("http.host {host}, http.port {port}: {cause}"))
     };
     let addresses = (host, port).to_socket_addrs().map_err(explain)?;
     let mut addresses: Vec<SocketAddr> = addresses.collect();
@@ -79,6 +88,7 @@ pub struct Group {
     pub link: Link,
     pub members: Members,
     pub counters: Counters,
+    pub figures: GroupFigures,
 }
 
 impl Group {
@@ -112,12 +122,33 @@ impl Group {
     }
 
     fn nodes(&self) -> Nodes {
-        let view = self.members.view();
+        let (view, figures) = (self.members.view(), self.figures.clone());
         Box::new(move || {
             let nodes = view.borrow().nodes.clone();
-            nodes.into_iter().map(|(id, node)| NodeInfo { id, is_live: node.is_live }).collect()
+            let nodes = nodes.into_iter();
+            nodes
+                .map(|(id, node)| NodeInfo {
+                    figures: figures.of(&id).filter(|_| node.is_live).map_or(Value::Null, shown),
+                    id,
+                    is_live: node.is_live,
+                })
+                .collect()
         })
     }
+}
+
+/// A node's figures as the API has them.
+fn shown(figures: Figures) -> Value {
+    json!({
+        "version": figures.version,
+        "uptime_s": figures.uptime_s,
+        "connections": figures.connections,
+        "sessions": figures.sessions,
+        "subscriptions": figures.subscriptions,
+        "received_per_s": figures.received_per_s,
+        "sent_per_s": figures.sent_per_s,
+        "memory_bytes": figures.memory_bytes,
+    })
 }
 
 /// What authentication counted, for `/metrics`.

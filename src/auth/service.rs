@@ -111,7 +111,10 @@ impl Service {
         let mut sources = Sources::new(auth);
         let mut files = Files::default();
         if let Some((path, error)) = sources.reload(&mut files, Which::All).errors.pop() {
-            return Err(StartError(format!("{}: {error}", path.display())));
+            let keys = [("password_file", &auth.password_file), ("acl_file", &auth.acl_file)];
+            let key = keys.into_iter().find(|(_, file)| path == std::path::Path::new(file));
+            let key = key.map_or_else(|| "auth".to_owned(), |(key, _)| format!("auth.{key}"));
+            return Err(StartError(format!("{key}: {}: {error}", path.display())));
         }
         let chain = Chain::new(config).map_err(|cause| StartError(format!("auth: {cause}")))?;
         let mut bans = Bans::default();

@@ -74,6 +74,7 @@ impl Bridge {
             );
             ops.extend(node.lane.take_durable(&own, epoch).into_iter().map(Op::Append));
         }
+        ops.append(&mut self.answers);
         if ops.is_empty() {
             return;
         }
@@ -179,6 +180,7 @@ impl Bridge {
             self.lost(parcel.receipt);
         }
         self.expire_waiting(now);
+        self.answer_late(now);
         if self.nodes.values().any(|node| node.missing_since.is_some()) {
             self.see_group();
         }

@@ -14,7 +14,7 @@ use octopus_engine::{
 use octopus_mqtt::{QoS, ReasonCode};
 use octopus_runtime::HubSender;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -22,6 +22,7 @@ use super::{
     Joined,
     compat::Outside,
     counters::Counters,
+    known::{Known, Mark},
     link::LinkState,
     outbox::{Lane, Load, Numbers, Parcel},
     retained::Pending,
@@ -37,6 +38,9 @@ pub(super) const READ_AHEAD: usize = 8;
 const TICK: Duration = Duration::from_millis(250);
 /// How long a message is kept whose publisher has its acknowledgement, or never gets one.
 const KEEP_TIME: Duration = Duration::from_secs(24 * 3600);
+/// How long, and for how many entries, what was taken from the inbox is not noted in Redis.
+const NOTE_INTERVAL: Duration = Duration::from_millis(100);
+const NOTE_COUNT_MAX: usize = 512;
 /// Envelopes taken from the shards before what they led to is written.
 const TURN_COUNT: usize = 1024;
 
@@ -46,7 +50,7 @@ pub(super) struct Node {
     pub(super) epoch: u64,
     pub(super) lane: Lane,
     /// Epoch and number of the last change of its interest that is in force here.
-    pub(super) known: Option<(u64, u64)>,
+    pub(super) known: Option<Mark>,
     pub(super) entries: HashSet<Entry>,
     /// Changes that came while its interest is being loaded.
     pub(super) later: Vec<Told>,
@@ -67,8 +71,28 @@ pub(super) struct Told {
 struct Fence {
     barrier: u64,
     left: u16,
-    /// The inbox's last entry in it; `None` if it is of the log.
-    upto: Option<String>,
+    then: After,
+}
+
+/// What is to be done when the shards have taken something in.
+pub(super) enum After {
+    /// It was a batch of the log.
+    Log,
+    Inbox(Taken),
+    /// What these nodes want, up to these marks.
+    Told(Vec<(String, Mark)>),
+}
+
+/// A batch of the inbox.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// Its last entry.
+    pub(super) upto: String,
+    /// How far the lanes of its senders were seen with it.
+    pub(super) seen: HashMap<String, Seen>,
+    /// One of its messages must not come again.
+    pub(super) has_qos2: bool,
+    pub(super) count: usize,
 }
 
 /// See the module. Made before the shards, run beside them.
@@ -104,6 +128,19 @@ pub struct Bridge {
     pub(super) has_overflowed: bool,
     pub(super) fast_seen: HashMap<String, Seen>,
     pub(super) durable_seen: HashMap<String, Seen>,
+    /// Nodes that changed what they want since the shards were last asked to take it in.
+    pub(super) told: HashSet<String>,
+    pub(super) known: Known,
+    /// Told when this node knows what every other wants; `None` then.
+    pub(super) ready: Option<oneshot::Sender<()>>,
+    pub(super) is_listening: bool,
+    /// What is written behind the lanes.
+    pub(super) answers: Vec<Op>,
+    /// Until where the log is to be read before this node knows what is retained; `Some(None)`:
+    /// that is being found out.
+    pub(super) behind: Option<Option<String>>,
+    /// What was taken in since it was last noted in Redis.
+    taken: Taken,
     fences: VecDeque<Fence>,
     last_barrier: u64,
     pub(super) inbox_permits: Arc<Semaphore>,
@@ -158,6 +195,13 @@ impl Bridge {
             has_overflowed: false,
             fast_seen: HashMap::new(),
             durable_seen: seen,
+            told: HashSet::new(),
+            known: Known::default(),
+            ready: None,
+            is_listening: false,
+            answers: Vec::new(),
+            behind: None,
+            taken: Taken::default(),
             fences: VecDeque::new(),
             last_barrier: 0,
             inbox_permits: Arc::new(Semaphore::new(READ_AHEAD)),
@@ -177,10 +221,19 @@ impl Bridge {
         bridge
     }
 
+    /// Told when this node's shards were given what every other node wants, which they must
+    /// know before a client of theirs publishes.
+    pub fn ready(&mut self) -> oneshot::Receiver<()> {
+        let (sender, ready) = oneshot::channel();
+        self.ready = Some(sender);
+        ready
+    }
+
     /// Runs until the hub has ended.
     pub async fn run(mut self) {
         self.spawn_tasks();
         let mut tick = tokio::time::interval(TICK);
+        let mut note = tokio::time::interval(NOTE_INTERVAL);
         let mut taken = Vec::new();
         loop {
             tokio::select! {
@@ -197,17 +250,21 @@ impl Bridge {
                     None => return,
                 },
                 _ = tick.tick() => self.tick(),
+                _ = note.tick(), if self.has_taken() => self.note_taken(),
             }
+            self.fence_told();
+            self.answer_asked();
             self.write();
             self.counters.set_waiting(self.load.count, self.load.bytes);
             self.hand_over();
+            self.say_ready();
         }
     }
 
     fn spawn_tasks(&self) {
         let work = &self.work;
         let id = work.members.id();
-        let mut channels = vec![work.keys.fast(id), work.keys.control()];
+        let mut channels = vec![work.keys.fast(id), work.keys.control(), work.keys.known(id)];
         if self.config.compat.enable {
             channels.extend([work.keys.old_publish(), work.keys.old_close()]);
         }
@@ -243,6 +300,7 @@ impl Bridge {
             }
             Envelope::Retained { message, receipt } => self.retain(&message, How::Set, receipt),
             Envelope::RetainedFound(found) => self.found_retained(shard, *found),
+            Envelope::Fence { barrier } => self.asked(shard, barrier),
             Envelope::Fenced { barrier } => self.fenced(barrier),
             Envelope::Kick { client, reason } => {
                 self.tell(&Control::Kick { client: client.clone(), reason });
@@ -318,27 +376,45 @@ impl Bridge {
         while self.fences.front().is_some_and(|fence| fence.left == 0)
             && let Some(fence) = self.fences.pop_front()
         {
-            match fence.upto {
-                None => self.log_permits.add_permits(1),
-                Some(upto) => {
+            match fence.then {
+                After::Log => self.log_permits.add_permits(1),
+                After::Told(marks) => self.say_known(marks),
+                After::Inbox(taken) => {
                     self.inbox_permits.add_permits(1);
-                    let seen = self.durable_seen.iter();
-                    let seen = seen
-                        .map(|(origin, seen)| {
-                            (origin.clone(), format!("{} {}", seen.epoch, seen.last))
-                        })
-                        .collect();
-                    self.waiting.push_back(Op::Trim { upto, seen });
+                    self.taken_in(taken);
                 }
             }
         }
     }
 
+    /// Notes that the shards have a batch: at once if one of its messages must not come again,
+    /// else with others. What is not noted comes again if this node dies.
+    fn taken_in(&mut self, taken: Taken) {
+        self.taken.upto = taken.upto;
+        self.taken.seen.extend(taken.seen);
+        self.taken.count += taken.count;
+        if taken.has_qos2 || self.taken.count >= NOTE_COUNT_MAX {
+            self.note_taken();
+        }
+    }
+
+    fn has_taken(&self) -> bool {
+        self.taken.count > 0
+    }
+
+    /// Has Redis forget what this node has.
+    pub(super) fn note_taken(&mut self) {
+        let Taken { upto, seen, .. } = std::mem::take(&mut self.taken);
+        let text = |seen: Seen| format!("{} {}", seen.epoch, seen.last);
+        let seen = seen.into_iter().map(|(origin, seen)| (origin, text(seen))).collect();
+        self.waiting.push_back(Op::Trim { upto, seen });
+    }
+
     /// Asks every shard to say when it has taken in what was sent to it so far.
-    pub(super) fn fence(&mut self, upto: Option<String>) {
+    pub(super) fn fence(&mut self, then: After) {
         self.last_barrier += 1;
         let barrier = self.last_barrier;
-        self.fences.push_back(Fence { barrier, left: self.shards, upto });
+        self.fences.push_back(Fence { barrier, left: self.shards, then });
         self.give_all(&Envelope::Fence { barrier });
     }
 

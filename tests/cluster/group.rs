@@ -17,7 +17,7 @@ use crate::harness::broker::{Process, free_port};
 /// How long what must come may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-pub(super) struct Redis {
+pub(crate) struct Redis {
     /// What stands before its command line.
     prefix: Vec<String>,
     address: Ipv4Addr,
@@ -164,13 +164,13 @@ fn spawn(
 }
 
 /// A Redis and what the nodes of one group are told.
-pub(super) struct Group {
-    pub(super) redis: Redis,
+pub(crate) struct Group {
+    pub(crate) redis: Redis,
     settings: Vec<String>,
 }
 
 impl Group {
-    pub(super) fn new(settings: &[&str]) -> Result<Self, Failed> {
+    pub(crate) fn new(settings: &[&str]) -> Result<Self, Failed> {
         Self::with(Redis::start(false)?, settings)
     }
 
@@ -185,7 +185,7 @@ impl Group {
     }
 
     /// Starts a node with settings of its own.
-    pub(super) fn node_with(&self, id: &str, own: &[String]) -> Result<Process, String> {
+    pub(crate) fn node_with(&self, id: &str, own: &[String]) -> Result<Process, String> {
         let mut settings = vec![
             "--broker.group=GROUP1".to_owned(),
             format!("--broker.id={id}"),
@@ -204,7 +204,7 @@ impl Group {
 ///
 /// # Errors
 /// If it does not in all of [`PATIENCE`], or what it fails with.
-pub(super) fn wait(
+pub(crate) fn wait(
     what: &str,
     mut condition: impl FnMut() -> Result<bool, Failed>,
 ) -> Result<(), Failed> {

@@ -56,7 +56,8 @@ pub enum Envelope {
         filter: Box<str>,
         wanted: bool,
     },
-    /// Answer with `Fenced` when all that came before is taken in.
+    /// Answer with `Fenced` when all that came before is taken in: by this peer; by the hub, on
+    /// every live node of the group, and this node has what the group retains.
     Fence {
         barrier: u64,
     },
@@ -107,6 +108,12 @@ pub enum Envelope {
         client_id: Box<str>,
         items: Vec<Option<DeliveryItem>>,
     },
+    /// Hub to the home shard: every node knows by now where the session went that this shard
+    /// had under this epoch.
+    Known {
+        epoch: u64,
+        client_id: Box<str>,
+    },
     /// Hub to the home shard: ownership up to this epoch was lost; forget the session.
     Disown {
         client_id: Box<str>,
@@ -119,6 +126,17 @@ pub enum Envelope {
         count: u64,
         /// Of these, the ones that were not kept because the session is another's.
         refused: Vec<u64>,
+    },
+    /// Hub to shard: what was recorded is lost; record anew all there is, between two `Restated`.
+    Restate {
+        /// Told apart from another loss meanwhile.
+        round: u64,
+    },
+    /// Shard to hub: what comes between `is_over: false` and `true` says all that this shard has
+    /// of sessions; what came before need not be kept.
+    Restated {
+        round: u64,
+        is_over: bool,
     },
     /// Hub to shard: until then what the node owns is its own.
     Lease {

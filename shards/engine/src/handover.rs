@@ -2,11 +2,11 @@
 //!
 //! For a short time after a session has moved, publishers elsewhere know its old node only, or
 //! both, or the new one only. The old node goes on taking what the session is subscribed to and
-//! passes it on, in order, until by all reason everybody knows the new node; then it says so and
-//! stops. The new node delivers what is passed on, and holds what comes to it directly until
-//! the last was passed; of what it holds it leaves out what came both ways. So nothing is lost,
-//! nothing comes twice, and one publisher's messages keep their order. Messages are told apart
-//! by the number they got where they were published.
+//! passes it on, in order, until the new node says that everybody knows it, and a little longer
+//! for what is still on its way; then it says so and stops. The new node delivers what is passed
+//! on, and holds what comes to it directly until the last was passed; of what it holds it leaves
+//! out what came both ways. So nothing is lost, nothing comes twice, and one publisher's messages
+//! keep their order. Messages are told apart by the number they got where they were published.
 //!
 //! Scope: session, of QoS 1 and 2.
 
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use octopus_mqtt::QoS;
 
+use crate::barrier::Then;
 use crate::durable::{Change, DeliveryItem, RecordOp};
 use crate::envelope::SessionRef;
 use crate::event::Instant;
@@ -23,9 +24,13 @@ use crate::session::Extra;
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::SessionId;
 
-/// How long the old node passes messages on: many times what news of a subscription takes.
+/// How long the old node passes messages on after everybody knows the new one: for what was
+/// sent to it before.
 const PASSING_TIME: Duration = Duration::from_millis(400);
-/// How long the new node waits for the last of them, if the old one is gone.
+/// How long the old node passes messages on if the new one never says that it is known. Longer
+/// than the hub waits for nodes that do not answer.
+const PASSING_MAX: Duration = Duration::from_secs(30);
+/// How long the new node, once known, waits for the last of them, if the old one is gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How long what was passed on may still come directly as well.
@@ -58,6 +63,7 @@ impl Shard {
         retain: bool,
         extra: Option<&Extra>,
     ) -> bool {
+        let held_max = self.limits().queue_count_max as usize;
         let Some(session) = self.sessions.get_mut(id) else { return false };
         let Some(moving) = &mut session.moving else { return false };
         if qos == QoS::AtMostOnce {
@@ -91,7 +97,12 @@ impl Shard {
             }
             Moving::Arriving { held, .. } => {
                 held.push(item);
+                let is_full = held.len() >= held_max;
                 self.stats.ledger.queue();
+                if is_full {
+                    // Nothing is lost by it; what is still passed on may come out of order.
+                    self.arrived(id);
+                }
             }
         }
         true
@@ -100,21 +111,43 @@ impl Shard {
     /// The session is another node's from here on.
     pub(crate) fn begin_passing(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let until = self.now.after(PASSING_TIME);
+        let until = self.now.after(PASSING_MAX);
         session.moving = Some(Box::new(Moving::Gone { until }));
         session.is_recorded = false;
         session.will = None;
-        let session = session.id;
+        let (session, epoch) = (session.id, session.epoch);
         self.sessions.unlink(id);
+        self.passing.insert(epoch, session);
         self.timers.arm(until, Timer::Handover(session));
     }
 
+    /// Every node knows where the session went that was here under `epoch`.
+    pub(crate) fn known(&mut self, client_id: &str, epoch: u64) {
+        let until = self.now.after(PASSING_TIME);
+        let Some(&id) = self.passing.get(&epoch) else { return };
+        let Some(session) = self.sessions.get_mut(id.id).filter(|s| s.id == id) else { return };
+        if *session.client_id == *client_id {
+            session.moving = Some(Box::new(Moving::Gone { until }));
+            self.timers.arm(until, Timer::Handover(id));
+        }
+    }
+
     /// The session came from a node that passes on what it still gets.
-    pub(crate) fn begin_arriving(&mut self, id: SessionId) {
+    ///
+    /// - `barrier`: of what the session is subscribed to, with `answers` still to come.
+    pub(crate) fn begin_arriving(&mut self, id: SessionId, barrier: u64, answers: usize) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.moving = Some(Box::new(Moving::arriving()));
         let session = session.id;
-        self.timers.arm(self.now.after(PATIENCE), Timer::Handover(session));
+        self.wait(barrier, true, answers, Then::Known(session));
+    }
+
+    /// Every node knows that the session is here: its old node may stop.
+    pub(crate) fn arrival_known(&mut self, id: SessionRef) {
+        let Some(session) = self.sessions.get_ref(id) else { return };
+        let (client_id, epoch) = (session.client_id.clone(), session.epoch);
+        self.send_op(RecordOp { client_id, epoch, change: Change::Known });
+        self.timers.arm(self.now.after(PATIENCE), Timer::Handover(id));
     }
 
     pub(crate) fn handover_due(&mut self, id: SessionRef) {
@@ -128,6 +161,7 @@ impl Shard {
                 let (client_id, epoch) = (session.client_id.clone(), session.epoch);
                 let change = Change::Passed { item: None };
                 self.send_op(RecordOp { client_id, epoch, change });
+                self.passing.remove(&epoch);
                 self.forget_session(id.id);
             }
             Some(Moving::Settling { .. } | Moving::Gone { .. }) => {}

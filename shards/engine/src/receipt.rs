@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
-use octopus_mqtt::{AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
+use octopus_mqtt::{AckKind, PacketId, ReasonCode, Version};
 
 use crate::connection::{Connection, Pause};
 use crate::envelope::{Envelope, Peer, ReceiptId, SessionRef};
@@ -240,15 +240,14 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(at) else { return };
             let Some(owed) = connection.owed.as_mut() else { return };
             let Some(entry) = owed.pop_ready() else { break };
-            let version = connection.version;
+            let manner = connection.manner();
             let reason = entry.reason.unwrap_or(ReasonCode::Success);
-            if entry.is_lost && version != Version::V5 {
+            if entry.is_lost && manner.version != Version::V5 {
                 // It cannot be told; without an acknowledgement it sends the message again.
                 return self.refuse(at, Refusal::Told(reason));
             }
             let Some(out) = self.out(at) else { return };
-            let properties = ReasonProperties::default();
-            encode_ack(entry.kind, entry.packet_id, reason, &properties, version, out);
+            manner.put_ack(out, entry.kind, entry.packet_id, reason);
             if self.trace.is_on {
                 self.trace_answered(at, entry.packet_id, reason);
             }

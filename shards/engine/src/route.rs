@@ -4,9 +4,7 @@
 //! connection's buffer while the client is there and has quota, else into the queue.
 //! `pump` moves on what waits in a session when there is room again.
 
-use octopus_mqtt::{
-    AckKind, PacketId, PublishWire, QoS, ReasonProperties, Version, encode_ack, encode_publish_raw,
-};
+use octopus_mqtt::{AckKind, PacketId, PublishWire, QoS, ReasonCode, encode_publish_raw};
 
 use crate::connection::Connection;
 use crate::durable::{Change, DeliveryItem, Promise};
@@ -533,25 +531,13 @@ impl Shard {
         let item = match &deliveries.inflight[index].state {
             Sent::Published(item) => item.clone(),
             Sent::Released => {
-                return self.write_ack(at, AckKind::PubRel, packet_id);
+                let Some(at) = at else { return };
+                return self.write_reply(at, AckKind::PubRel, packet_id, ReasonCode::Success);
             }
         };
         if !self.write_publish(id, &item, Some(packet_id), true) {
             self.give_up_inflight(id, index, &item);
         }
-    }
-
-    fn write_ack(
-        &mut self,
-        at: Option<crate::event::ConnectionId>,
-        kind: AckKind,
-        packet_id: PacketId,
-    ) {
-        let Some(at) = at else { return };
-        let version = self.connections.get(at).map_or(Version::V3_1_1, |c| c.version);
-        let Some(out) = self.out(at) else { return };
-        let properties = ReasonProperties::default();
-        encode_ack(kind, packet_id, octopus_mqtt::ReasonCode::Success, &properties, version, out);
     }
 
     /// Counts a drop and tells the operator, at most once a second.

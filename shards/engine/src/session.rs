@@ -136,6 +136,11 @@ impl Session {
         }
     }
 
+    /// It is another node's by now.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.moving.as_deref(), Some(Moving::Gone { .. }))
+    }
+
     pub(crate) fn is_online(&self) -> bool {
         self.connection.is_some()
     }

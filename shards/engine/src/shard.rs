@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
+use hashbrown::HashMap;
 use octopus_mqtt::{Frame, Packet, ReasonCode, Version, decode, decode_publish, frame};
 
 use crate::barrier::Barriers;
@@ -105,6 +106,8 @@ pub struct Shard {
     pub(crate) retained: Retained,
     pub(crate) groups: Groups,
     pub(crate) barriers: Barriers,
+    /// Sessions that are another node's by now, by the epoch they had here.
+    pub(crate) passing: HashMap<u64, SessionRef>,
     pub(crate) receipts: Receipts,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
@@ -200,6 +203,7 @@ impl Shard {
             retained: Retained::new(),
             groups: Groups::default(),
             barriers: Barriers::default(),
+            passing: HashMap::new(),
             receipts: Receipts::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
@@ -320,6 +324,7 @@ impl Shard {
     fn received(&mut self, id: ConnectionId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.last_received = self.now;
+        let bytes_before = self.stats.bytes_received;
         self.stats.bytes_received += bytes.len() as u64;
         let published_before = self.stats.publish_received.iter().sum::<u64>();
         if connection.inbox.is_empty() {
@@ -333,6 +338,9 @@ impl Shard {
             connection.inbox.extend_from_slice(bytes);
             self.read_inbox(id);
         }
+        // What is handed off is taken back; of a CONNECT in pieces only the last one, for a
+        // counter never falls.
+        self.stats.bytes_received = self.stats.bytes_received.max(bytes_before);
         self.pause_if_waiting(id);
         let published = self.stats.publish_received.iter().sum::<u64>() - published_before;
         self.charge(id, published, bytes.len() as u64);
@@ -438,7 +446,7 @@ impl Shard {
     }
 
     fn written(&mut self, id: ConnectionId, mut buffer: OutBuffer) {
-        self.stats.bytes_sent += buffer.len() as u64;
+        // Comes back empty from the ring, so its bytes were counted when it was handed out.
         buffer.clear();
         if self.spare.len() < SPARE_COUNT_MAX && buffer.bytes.capacity() <= SPARE_BYTES_MAX {
             self.spare.push(buffer.bytes);
@@ -516,6 +524,7 @@ impl Shard {
         } else {
             self.pause_slow_reader(id);
         }
+        self.stats.bytes_sent += buffer.len() as u64;
         Some(Output::Write { connection: id, buffer })
     }
 
@@ -673,8 +682,10 @@ impl Shard {
                 self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
             }
             (Envelope::Pass { client_id, items }, Peer::Hub) => self.passed_on(&client_id, items),
+            (Envelope::Known { client_id, epoch }, Peer::Hub) => self.known(&client_id, epoch),
             (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
             (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
+            (Envelope::Restate { round }, Peer::Hub) => self.restate(round),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
             (Envelope::Limits(new), Peer::Hub) => self.reconfigure(*new),
             (Envelope::AskFirst, Peer::Hub) => self.config.authenticate = true,

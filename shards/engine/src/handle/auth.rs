@@ -138,12 +138,20 @@ impl Shard {
         method: Option<Box<str>>,
         data: Option<&[u8]>,
     ) {
+        let Some(size_max) = self.connections.get(id).map(|c| c.packet_size_max as usize) else {
+            return;
+        };
         let Some(out) = self.out(id) else { return };
+        let start = out.len();
         let properties = AuthProperties {
             authentication_method: method.as_deref(),
             authentication_data: data,
             ..AuthProperties::default()
         };
         Auth { reason, properties }.encode(Version::V5, out);
+        if out.len() - start > size_max {
+            out.truncate(start);
+            self.refuse(id, Refusal::AnswerTooLarge);
+        }
     }
 }

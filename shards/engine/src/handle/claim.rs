@@ -234,7 +234,10 @@ impl Shard {
         }
     }
 
-    fn sessions_where(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<(SessionId, bool)> {
+    pub(crate) fn sessions_where(
+        &self,
+        is_meant: impl Fn(&Session) -> bool,
+    ) -> Vec<(SessionId, bool)> {
         let meant = self.sessions.iter().filter(|session| is_meant(session));
         meant.map(|session| (session.id.id, session.is_online())).collect()
     }

@@ -1,9 +1,6 @@
 //! PUBLISH (§3.3): a client's message comes in.
 
-use octopus_mqtt::{
-    AckKind, Delivery, PacketId, Publish, QoS, ReasonCode, ReasonProperties, TopicName, Version,
-    encode_ack,
-};
+use octopus_mqtt::{AckKind, Delivery, PacketId, Publish, QoS, ReasonCode, TopicName, Version};
 
 use crate::connection::Connection;
 use crate::durable::Change;
@@ -194,10 +191,10 @@ impl Shard {
     fn acknowledge(&mut self, id: ConnectionId, delivery: Delivery, reason: ReasonCode) {
         let Some((kind, packet_id)) = acknowledgement_of(delivery) else { return };
         let Some(connection) = self.connections.get(id) else { return };
-        let (version, session) = (connection.version, connection.session());
+        let (manner, session) = (connection.manner(), connection.session());
         if kind == AckKind::PubRec
             && reason.is_error()
-            && version == Version::V5
+            && manner.version == Version::V5
             && let Some(session) = session
             && let Some(found) = self.sessions.get_mut(session)
         {
@@ -208,7 +205,7 @@ impl Shard {
             return;
         }
         let Some(out) = self.out(id) else { return };
-        encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
+        manner.put_ack(out, kind, packet_id, reason);
         if self.trace.is_on {
             self.trace_answered(id, packet_id, reason);
         }
@@ -298,7 +295,7 @@ fn resolve_alias(
             aliases[index] = Some(topic.clone());
             Ok(topic)
         }
-        None => aliases.get(index).cloned().flatten().ok_or(Refusal::TopicAliasInvalid),
+        None => aliases.get(index).cloned().flatten().ok_or(Refusal::TopicAliasUnset),
     }
 }
 

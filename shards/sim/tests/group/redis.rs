@@ -14,6 +14,8 @@ pub(crate) struct Kept {
     pub(crate) epoch: u64,
     pub(crate) record: SessionRecord,
     pub(crate) handover: Option<Box<SessionRecord>>,
+    /// Who handed it over, and the epoch it had there.
+    pub(crate) from: Option<(usize, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +34,11 @@ impl Redis {
         let kept = self.sessions.entry(client.to_owned()).or_default();
         (kept.owner, kept.epoch) = (Some(owner), epoch);
         (epoch, before.map(|kept| kept.handover.unwrap_or_else(|| Box::new(kept.record))))
+    }
+
+    /// Who handed the session over; asked once.
+    pub(crate) fn take_from(&mut self, client: &str) -> Option<(usize, u64)> {
+        self.sessions.get_mut(client)?.from.take()
     }
 
     /// Carries one operation out; `false` if the session is another's.
@@ -74,6 +81,7 @@ fn fold(record: &mut SessionRecord, change: Change) {
             (record.expiry_s, record.ends_at, record.will_at) = (expiry_s, ends_at, will_at);
         }
         Change::WillGone => record.will = None,
+        Change::Known => {}
         Change::Subscribed { filter, grant } => {
             record.subscriptions.retain(|(known, _)| *known != filter);
             record.subscriptions.push((filter, grant));

@@ -21,8 +21,24 @@ fn seed_of(node: usize) -> u64 {
 /// What one node sends to all shards of another.
 #[derive(Debug)]
 enum Carried {
-    Interest { filter: Box<str>, wanted: bool },
+    Interest {
+        filter: Box<str>,
+        wanted: bool,
+    },
     Message(Message),
+    /// Say when all before it is taken in; the number is of [`Asked`].
+    Ask(u64),
+    /// It is.
+    Known(u64),
+}
+
+/// A shard that waits until these nodes know what its node wants.
+#[derive(Debug)]
+struct Asked {
+    node: usize,
+    shard: ShardId,
+    barrier: u64,
+    left: BTreeSet<usize>,
 }
 
 /// A claim that waits for a live owner to hand over.
@@ -48,6 +64,10 @@ pub(crate) struct World {
     wanted: Vec<BTreeMap<Box<str>, u16>>,
     lanes: BTreeMap<(usize, usize), VecDeque<Carried>>,
     waiting: Vec<Waiting>,
+    asked: BTreeMap<u64, Asked>,
+    last_asked: u64,
+    /// Hears nothing of the others until this is taken back.
+    pub(crate) is_deaf: Option<usize>,
     /// Clients to whom something was passed on.
     calls: BTreeSet<String>,
 }
@@ -71,6 +91,9 @@ impl World {
             wanted: vec![BTreeMap::new(); count],
             lanes: BTreeMap::new(),
             waiting: Vec::new(),
+            asked: BTreeMap::new(),
+            last_asked: 0,
+            is_deaf: None,
             calls: BTreeSet::new(),
         }
     }
@@ -100,6 +123,8 @@ impl World {
         self.collect();
         self.is_live[node] = false;
         self.told[node].clear();
+        let asked: Vec<u64> = self.asked.keys().copied().collect();
+        asked.into_iter().for_each(|number| self.known(number, node));
         self.waiting.retain(|waiting| waiting.node != node);
         let orphans: Vec<String> = self
             .redis
@@ -153,10 +178,15 @@ impl World {
             Envelope::Record(op) => {
                 let (client_id, epoch) = (op.client_id.clone(), op.epoch);
                 let is_passed = matches!(op.change, octopus_engine::Change::Passed { .. });
+                let is_known = matches!(op.change, octopus_engine::Change::Known);
                 let is_kept = self.redis.apply(node, *op);
                 let count = self.counts.entry((node, shard)).or_default();
                 *count += 1;
                 let (count, mut refused) = (*count, Vec::new());
+                if is_known && let Some((old, epoch)) = self.redis.take_from(&client_id) {
+                    let client_id = client_id.clone();
+                    self.send_home(old, &client_id.clone(), Envelope::Known { epoch, client_id });
+                }
                 if is_passed {
                     self.calls.insert(client_id.clone().into());
                 }
@@ -169,6 +199,13 @@ impl World {
             }
             Envelope::Surrendered(surrendered) => self.surrendered(node, *surrendered),
             Envelope::Interest { filter, wanted } => self.interest(node, filter, wanted),
+            Envelope::Fence { barrier } => self.ask(node, shard, barrier),
+            // Its shards were settled when it was asked, and all they had told is served.
+            Envelope::Fenced { barrier } => {
+                let Some(asked) = self.asked.get(&barrier) else { return };
+                let lane = self.lanes.entry((node, asked.node)).or_default();
+                lane.push_back(Carried::Known(barrier));
+            }
             Envelope::Bridge { message, nodes, receipt } => {
                 for other in nodes.iter() {
                     let lane = self.lanes.entry((node, other.into())).or_default();
@@ -207,6 +244,7 @@ impl World {
         let kept = self.redis.sessions.get_mut(&*client_id);
         if let Some(kept) = kept.filter(|kept| (kept.owner, kept.epoch) == (Some(node), epoch)) {
             (kept.owner, kept.handover) = (None, record);
+            kept.from = Some((node, epoch));
         }
         let (freed, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
@@ -230,16 +268,54 @@ impl World {
         }
     }
 
+    /// A shard wants to know when the others know what was told before.
+    fn ask(&mut self, node: usize, shard: ShardId, barrier: u64) {
+        self.last_asked += 1;
+        let number = self.last_asked;
+        let others = (0..self.nodes.len()).filter(|&other| other != node && self.is_live[other]);
+        let left: BTreeSet<usize> = others.collect();
+        for &other in &left {
+            self.lanes.entry((node, other)).or_default().push_back(Carried::Ask(number));
+        }
+        self.asked.insert(number, Asked { node, shard, barrier, left });
+        self.known(number, node);
+    }
+
+    /// `by` has taken in what was asked about, or is dead.
+    fn known(&mut self, number: u64, by: usize) {
+        let Some(asked) = self.asked.get_mut(&number) else { return };
+        asked.left.remove(&by);
+        if asked.left.is_empty()
+            && let Some(Asked { node, shard, barrier, .. }) = self.asked.remove(&number)
+        {
+            self.nodes[node].send_from_hub(shard, Envelope::Fenced { barrier });
+        }
+    }
+
     // --- what travels between nodes ---
 
     fn carry(&mut self, to: usize) {
         let from = self.random.below(self.nodes.len());
+        if self.is_deaf == Some(to) {
+            return;
+        }
         let Some(lane) = self.lanes.get_mut(&(from, to)) else { return };
         let Some(carried) = lane.pop_front() else { return };
         if !self.is_live[to] {
+            if let Carried::Ask(number) = carried {
+                self.known(number, to);
+            }
             return;
         }
         let envelope = match carried {
+            Carried::Ask(number) => {
+                // What its shards told before is behind them; the answer follows it.
+                self.nodes[to].settle();
+                self.collect();
+                let answer = Envelope::Fenced { barrier: number };
+                return self.told[to].push_back((ShardId(0), answer));
+            }
+            Carried::Known(number) => return self.known(number, from),
             Carried::Message(message) => Envelope::Publish(message),
             Carried::Interest { filter, wanted } => {
                 Envelope::NodeInterest { node: NodeIndex(from as u16), filter, wanted }
