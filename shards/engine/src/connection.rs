@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     pub(crate) keep_alive_s: u16,
     /// QoS 1 and 2 messages we may have in flight to this client.
     pub(crate) send_quota: u16,
+    /// What it was told in CONNACK, by place in `Editions`.
+    pub(crate) edition: u16,
     /// The client's Maximum Packet Size, bytes.
     pub(crate) packet_size_max: u32,
     pub(crate) last_received: Instant,
@@ -142,6 +144,7 @@ impl Connection {
             writing: None,
             keep_alive_s: 0,
             send_quota: 0,
+            edition: 0,
             packet_size_max: u32::MAX,
             last_received: now,
             publisher: 0,
