@@ -106,14 +106,14 @@ impl Redis {
     }
 
     /// Ends it as a crash does.
-    pub(super) fn kill(&mut self) -> Result<(), Failed> {
+    pub(crate) fn kill(&mut self) -> Result<(), Failed> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// Starts it again, with what its log holds.
-    pub(super) fn revive(&mut self) -> Result<(), Failed> {
+    pub(crate) fn revive(&mut self) -> Result<(), Failed> {
         let Self { command, address, port, directory, has_log, .. } = &*self;
         self.child = spawn(command, *address, *port, directory, *has_log)?;
         self.wait_until_there()
