@@ -169,6 +169,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     pub(crate) fn manner(&self) -> Manner {
         Manner {
             version: self.version,
@@ -246,6 +247,7 @@ impl Manner {
     }
 
     /// Appends an acknowledgement. The smallest fit whoever could take a CONNACK.
+    #[inline]
     pub(crate) fn put_ack(
         self,
         out: &mut Vec<u8>,
@@ -253,12 +255,16 @@ impl Manner {
         packet_id: PacketId,
         reason: ReasonCode,
     ) {
-        if !reason.is_error() {
-            let properties = ReasonProperties::default();
-            return encode_ack(kind, packet_id, reason, &properties, self.version, out);
+        if reason.is_error() {
+            return self.put_refusal(out, kind, packet_id, reason);
         }
+        encode_ack(kind, packet_id, reason, &ReasonProperties::default(), self.version, out);
+    }
+
+    #[cold]
+    fn put_refusal(self, out: &mut Vec<u8>, kind: AckKind, id: PacketId, reason: ReasonCode) {
         self.put(out, reason, |out, properties| {
-            encode_ack(kind, packet_id, reason, &properties, self.version, out);
+            encode_ack(kind, id, reason, &properties, self.version, out);
         });
     }
 }
