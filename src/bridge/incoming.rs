@@ -12,6 +12,7 @@ use octopus_engine::{
     ShardId,
 };
 use octopus_mqtt::QoS;
+use octopus_runtime::Plain;
 
 use super::{
     compat,
@@ -401,7 +402,10 @@ impl Bridge {
                 Some(message) => {
                     self.apply_retained(Record { group: None, message }, false);
                 }
-                None => tracing::warn!(%topic, "the predecessor's retained message is not read"),
+                None => {
+                    let topic = tracing::field::display(Plain(topic));
+                    tracing::warn!(topic, "the predecessor's retained message is not read");
+                }
             }
         }
     }

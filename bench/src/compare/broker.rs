@@ -58,7 +58,8 @@ impl Broker {
             certificate::make(&dir)?;
         }
         let fill = Fill { port, http, dir: &dir, threads, transport };
-        let file = dir.join("config");
+        // Those that read several formats go by the name; to the others it is only a name.
+        let file = dir.join("config.toml");
         if let Some(config) = definition.config(&fill) {
             fs::write(&file, config)?;
         }

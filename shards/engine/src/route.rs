@@ -16,7 +16,7 @@ use crate::limits::QueueFull;
 use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
 use crate::recent::What;
-use crate::session::{Extra, Queued};
+use crate::session::{Deliveries, Extra, Queued};
 use crate::shard::{Shard, lend};
 use crate::subscriptions::{Grant, SessionId, Subscriber};
 use crate::trace::Happened;
@@ -483,7 +483,8 @@ impl Shard {
     /// Moves on what waits for this client: first what was in flight when it went away, then
     /// the queue, then retained replays.
     pub(crate) fn pump(&mut self, id: SessionId) {
-        if self.sessions.get(id).is_none_or(|session| session.peek_deliveries().is_none()) {
+        let deliveries = self.sessions.get(id).and_then(|session| session.peek_deliveries());
+        if !deliveries.is_some_and(Deliveries::has_waiting) {
             return;
         }
         self.latency.hop = Some(Hop::Queued);

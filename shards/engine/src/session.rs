@@ -219,6 +219,11 @@ impl Deliveries {
             && self.shared.is_empty()
     }
 
+    /// Something waits until the client has room for it.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.queue.is_empty() || self.unsent > 0 || !self.replays.is_empty()
+    }
+
     /// The next place in the session's order; never 0.
     pub(crate) fn next_serial(&mut self) -> u32 {
         self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
