@@ -49,7 +49,8 @@ fn inside(image: &Path, arguments: &[String]) -> Result<Command, Failed> {
     if !is_root {
         command.args(["--user", "--map-root-user", "python3"]);
     }
-    command.arg(root().join("tests/deploy/in_image.py")).arg(image);
+    // It imports the file beside it, and shall leave nothing there.
+    command.arg("-B").arg(root().join("tests/deploy/in_image.py")).arg(image);
     command.arg(root().join("deploy/seccomp-octopus.json"));
     let configuration = root().join("deploy/octopus.yml");
     command.arg(format!("{}:/etc/octopus/octopus.yml", configuration.display()));
