@@ -8,11 +8,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use octopus_engine::{
-    Ask, AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Found, Message, Query,
-    ShardId, Stats,
+    Ask, AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Found, Message, NewLimits,
+    Query, ShardId, Stats,
 };
 use octopus_mqtt::ReasonCode;
-use octopus_runtime::{HubHandle, HubSender};
+use octopus_runtime::{AcceptLimits, HubHandle, HubSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::store::Store;
@@ -142,6 +142,12 @@ impl Hub {
     /// Has every shard ask before it lets a client in, and say who is there already.
     pub fn ask_from_now_on(&self) {
         self.sender.broadcast(&[Envelope::AskHub]);
+    }
+
+    /// Puts other limits in force, on every shard. What is above one of them stays.
+    pub fn reconfigure(&self, accept: &AcceptLimits, new: NewLimits) {
+        self.sender.limit_accepting(accept);
+        self.sender.broadcast(&[Envelope::Limits(Box::new(new))]);
     }
 
     /// Publishes a message of the node's own to all its clients.

@@ -20,7 +20,7 @@ use octopus::{
         link::Link,
         members::{JoinError, Members},
     },
-    certificates::{self, Reloading},
+    certificates,
     cli::{self, Command, Invocation},
     config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
@@ -28,6 +28,7 @@ use octopus::{
     log,
     node::{self, Node, ShardFailed, StartError},
     operate, pages,
+    reload::{Reload, Told},
     signals::Signals,
     stats::{self, GroupFigures, GroupStats},
     store, systemd,
@@ -122,9 +123,16 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let (stopping, is_stopping) = watch::channel(false);
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         let certificates = certificates::watch(config, node.certificates());
+        let told = Told {
+            hub: hub.clone(),
+            auth: auth.clone(),
+            certificates: certificates.clone(),
+            log_filter: log_filter.clone(),
+        };
+        let reload = Reload::new(sources(invocation), loaded, told);
+        tokio::spawn(reload.clone().watch());
         if let Some(listener) = http {
-            let (sources, filter) = (sources(invocation), log_filter.clone());
-            let reload = pages::Reload::new(sources, loaded, filter, auth, certificates.clone());
+            let parts = pages::Parts { auth, certificates, reload: reload.clone() };
             let shown = group.as_ref().map(|group| pages::Group {
                 link: group.link.clone(),
                 members: group.members.clone(),
@@ -132,7 +140,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
                 figures: group.figures.clone(),
             });
             let (hub, addresses) = (hub.clone(), node.addresses());
-            let app = pages::app(config, hub, addresses, log_filter, reload, shown)?;
+            let app = pages::app(config, hub, addresses, log_filter, parts, shown)?;
             tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
         }
         let members = group.map(|group| start_stats(group, hub.clone(), config.stats.interval));
@@ -141,7 +149,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         greet(config.log.format, &text);
         systemd::ready(text.lines().next().unwrap_or_default());
         tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
-        let outcome = run_until_stopped(node, signals, stopping, &certificates).await;
+        let outcome = run_until_stopped(node, signals, stopping, &reload).await;
         if let Some(last_writes) = last_writes {
             let writes = async { (hub_task.await, last_writes.await) };
             if tokio::time::timeout(LAST_WRITES_MAX, writes).await.is_err() {
@@ -221,7 +229,7 @@ async fn run_until_stopped(
     node: Node,
     mut signals: Signals,
     stopping: watch::Sender<bool>,
-    certificates: &Reloading,
+    reload: &Reload,
 ) -> Result<(), Fatal> {
     loop {
         let signal = tokio::select! {
@@ -230,7 +238,7 @@ async fn run_until_stopped(
         };
         match signal {
             Some(signal) => break tracing::info!(signal, "stopping"),
-            None => certificates.reload(),
+            None => reload.everything(),
         }
     }
     systemd::stopping();

@@ -14,13 +14,11 @@ use crate::{
     auth::{self, Auth, Target},
     bridge::{counters::Counters, link::Link, members::Members},
     certificates::Reloading,
-    config::{self, Config, Effective, Http, Loaded, Sources},
-    http::{
-        Access, App, Ban, BanError, Bans, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness,
-        Reloaded,
-    },
+    config::{Config, Http, Loaded},
+    http::{Access, App, Ban, BanError, Bans, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness},
     hub::Hub,
     log::LogFilter,
+    reload::Reload,
     stats::{Figures, GroupFigures, Metrics, exposition::Format, metrics::Source},
 };
 
@@ -196,6 +194,13 @@ fn bans(auth: Auth, hub: Hub) -> Bans {
     }
 }
 
+/// Of the running node, what the pages show and set.
+pub struct Parts {
+    pub auth: Auth,
+    pub certificates: Reloading,
+    pub reload: Reload,
+}
+
 /// What the pages need. `addresses`: those listened on, by listener; `group`: of a node that is
 /// not alone.
 ///
@@ -206,7 +211,7 @@ pub fn app(
     hub: Hub,
     addresses: &[Address],
     log_filter: LogFilter,
-    reload: Reload,
+    parts: Parts,
     group: Option<Group>,
 ) -> io::Result<App> {
     let access = Access::new(&token(&config.http)?);
@@ -223,7 +228,8 @@ pub fn app(
             address: address.to_string(),
         })
         .collect();
-    let (auth, certificates) = (reload.auth.clone(), reload.certificates.clone());
+    let Parts { auth, certificates, reload } = parts;
+    let reloads = reload.clone();
     let metrics = Metrics {
         node: config.broker.id.clone(),
         listeners: listeners.iter().map(|listener| listener.name.clone()).collect(),
@@ -233,6 +239,7 @@ pub fn app(
             .chain([
                 auth_metrics(auth.clone()),
                 Box::new(move |out: &mut _| certificates.write(out)),
+                Box::new(move |out: &mut _| reloads.write(out)),
             ])
             .collect(),
     };
@@ -256,56 +263,11 @@ pub fn app(
             new.map_or(Ok(()), |text| log_filter.set(text))?;
             Ok(log_filter.get())
         }),
-        reload: Box::new(move || reload.run()),
+        reload: Box::new(move || reload.if_all_is_well()),
         nodes: group.as_ref().map(Group::nodes),
         node_names: group.as_ref().map(Group::node_names),
         trace: Default::default(),
         bans,
         started: std::time::Instant::now(),
     })
-}
-
-/// Reads the configuration again as at the start, and applies what can be: the log's level, and
-/// the files of accounts, rules, keys and certificates.
-pub struct Reload {
-    sources: Sources,
-    at_start: Vec<Effective>,
-    log_filter: LogFilter,
-    auth: Auth,
-    certificates: Reloading,
-}
-
-impl Reload {
-    pub fn new(
-        sources: Sources,
-        loaded: &Loaded,
-        log_filter: LogFilter,
-        auth: Auth,
-        certificates: Reloading,
-    ) -> Self {
-        Self { sources, at_start: loaded.effective(), log_filter, auth, certificates }
-    }
-
-    /// # Errors
-    /// What is wrong with the configuration, a line each; nothing is applied then.
-    fn run(&self) -> Result<Reloaded, String> {
-        let lines = |errors: Vec<config::ConfigError>| {
-            errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        };
-        let loaded = config::load(self.sources.clone()).map_err(lines)?;
-        let mut done = Reloaded::default();
-        if self.log_filter.get() != loaded.config.log.level {
-            self.log_filter.set(&loaded.config.log.level)?;
-            done.applied.push("log.level".to_owned());
-        }
-        // Both say in the log what came of it.
-        self.auth.reload();
-        self.certificates.reload();
-        let was = |key: &str| self.at_start.iter().find(|line| line.key == key).map(|l| &l.value);
-        let changed =
-            loaded.effective().into_iter().filter(|line| was(&line.key) != Some(&line.value));
-        done.needs_restart =
-            changed.map(|line| line.key).filter(|key| key != "log.level").collect();
-        Ok(done)
-    }
 }

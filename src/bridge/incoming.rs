@@ -12,6 +12,7 @@ use octopus_engine::{
     ShardId,
 };
 use octopus_mqtt::QoS;
+use octopus_runtime::Plain;
 
 use super::{
     compat,
@@ -148,7 +149,7 @@ impl Bridge {
         }
     }
 
-    fn load_all(&mut self) {
+    pub(super) fn load_all(&mut self) {
         let names: Vec<String> = self.nodes.keys().cloned().collect();
         names.iter().for_each(|name| self.load(name));
     }
@@ -221,6 +222,7 @@ impl Bridge {
             Entry::Group(key, _) => {
                 let presence = Self::group_presence(&node.entries, &key);
                 let home = key.clone();
+                self.told_group = true;
                 self.give_home(&home, Envelope::NodeGroup { node: index, key, presence });
             }
         }
@@ -248,6 +250,10 @@ impl Bridge {
         };
         if head.origin == self.work.members.id() {
             return;
+        }
+        if !self.nodes.contains_key(head.origin) {
+            // It waits until we know it.
+            self.work.look.notify_one();
         }
         match control {
             Control::Reload => self.load(head.origin),
@@ -401,7 +407,10 @@ impl Bridge {
                 Some(message) => {
                     self.apply_retained(Record { group: None, message }, false);
                 }
-                None => tracing::warn!(%topic, "the predecessor's retained message is not read"),
+                None => {
+                    let topic = tracing::field::display(Plain(topic));
+                    tracing::warn!(topic, "the predecessor's retained message is not read");
+                }
             }
         }
     }

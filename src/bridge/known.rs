@@ -65,10 +65,16 @@ impl Known {
         !self.asked.is_empty()
     }
 
+    /// Up to which mark all these nodes know what this one wants.
+    fn least<'a>(&self, live: impl Iterator<Item = &'a str>) -> Mark {
+        let marks = live.map(|node| self.by_node.get(node).copied().unwrap_or_default());
+        marks.min().unwrap_or((u64::MAX, u64::MAX))
+    }
+
     /// Takes out those that need not wait for any of the `live` nodes.
     pub(super) fn answered<'a>(&mut self, live: impl Iterator<Item = &'a str>) -> Vec<Asked> {
-        let known = live.map(|node| self.by_node.get(node).copied().unwrap_or_default()).min();
-        let is_known = |asked: &Asked| known.is_none_or(|known| asked.mark <= known);
+        let known = self.least(live);
+        let is_known = |asked: &Asked| asked.mark <= known;
         let count = self.asked.iter().take_while(|asked| is_known(asked)).count();
         self.asked.drain(..count).collect()
     }
@@ -103,11 +109,7 @@ impl Bridge {
         } else if self.is_behind() {
             return;
         } else {
-            let view = self.work.members.view();
-            let view = view.borrow();
-            let own = self.work.members.id();
-            let live = view.nodes.iter().filter(|(name, node)| node.is_live && *name != own);
-            self.known.answered(live.map(|(name, _)| name.as_str()))
+            self.known.answered(self.live().iter().map(String::as_str))
         };
         answered.into_iter().for_each(|asked| self.answer_shard(asked));
     }
@@ -119,16 +121,35 @@ impl Bridge {
         late.into_iter().for_each(|asked| self.answer_shard(asked));
     }
 
-    /// Says once that what the other nodes want was loaded.
+    /// Says once that clients may come: every other node knows this one, so that from then on
+    /// its SUBACKs wait for this node too; and what they wanted until then was read since, and
+    /// is given to the shards before the first client can be.
     pub(super) fn say_ready(&mut self) {
-        if self.ready.is_some()
-            && self.is_listening
+        if self.ready.is_none() || !self.is_listening || self.epoch() == 0 {
+            return;
+        }
+        if !self.is_known {
+            let mark = (self.epoch(), 1);
+            self.is_known = self.known.least(self.live().iter().map(String::as_str)) >= mark;
+            if self.is_known {
+                self.load_all();
+            }
+        }
+        if self.is_known
             && self.nodes.values().all(|node| !node.is_loading)
             && let Some(ready) = self.ready.take()
         {
             // Nobody waits any more.
             let _ = ready.send(());
         }
+    }
+
+    /// The other nodes whose leases hold.
+    fn live(&self) -> Vec<String> {
+        let (view, own) = (self.work.members.view(), self.work.members.id());
+        let view = view.borrow();
+        let live = view.nodes.iter().filter(|(name, node)| node.is_live && *name != own);
+        live.map(|(name, _)| name.clone()).collect()
     }
 
     fn answer_shard(&mut self, asked: Asked) {
@@ -151,7 +172,8 @@ impl Bridge {
             Some((name, mark))
         });
         let marks = marks.collect();
-        self.fence(After::Told(marks));
+        let again = std::mem::take(&mut self.told_group);
+        self.fence(After::Told { marks, again });
     }
 
     /// The shards have taken in what these nodes want, up to their marks. It is said behind

@@ -28,7 +28,7 @@ mod run;
 pub mod wire;
 pub mod work;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -77,7 +77,7 @@ impl Joined {
         let (id, lease) = (&config.broker.id, config.cluster.lease);
         let members = Members::new(link.clone(), keys.clone(), id, incarnation, lease);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let work = Work { link, keys, members, events: sender };
+        let work = Work { link, keys, members, events: sender, look: Arc::default() };
         let is_there = work.link.wait_up(REDIS_WAIT).await;
         let mut seen = HashMap::new();
         let mut catch = None;

@@ -79,8 +79,12 @@ pub(super) enum After {
     /// It was a batch of the log.
     Log,
     Inbox(Taken),
-    /// What these nodes want, up to these marks.
-    Told(Vec<(String, Mark)>),
+    /// What these nodes want, up to these marks. Of a shared group the home shard tells the
+    /// others: they have it for certain when they are asked once more (`again`).
+    Told {
+        marks: Vec<(String, Mark)>,
+        again: bool,
+    },
 }
 
 /// A batch of the inbox.
@@ -130,10 +134,14 @@ pub struct Bridge {
     pub(super) durable_seen: HashMap<String, Seen>,
     /// Nodes that changed what they want since the shards were last asked to take it in.
     pub(super) told: HashSet<String>,
+    /// Shared groups are among it.
+    pub(super) told_group: bool,
     pub(super) known: Known,
-    /// Told when this node knows what every other wants; `None` then.
+    /// Told when this node may let clients in; `None` then.
     pub(super) ready: Option<oneshot::Sender<()>>,
     pub(super) is_listening: bool,
+    /// Every other node knows this one.
+    pub(super) is_known: bool,
     /// What is written behind the lanes.
     pub(super) answers: Vec<Op>,
     /// Until where the log is to be read before this node knows what is retained; `Some(None)`:
@@ -196,9 +204,11 @@ impl Bridge {
             fast_seen: HashMap::new(),
             durable_seen: seen,
             told: HashSet::new(),
+            told_group: false,
             known: Known::default(),
             ready: None,
             is_listening: false,
+            is_known: false,
             answers: Vec::new(),
             behind: None,
             taken: Taken::default(),
@@ -221,8 +231,8 @@ impl Bridge {
         bridge
     }
 
-    /// Told when this node's shards were given what every other node wants, which they must
-    /// know before a client of theirs publishes.
+    /// Told when this node's shards know what every other node wants, which they must before a
+    /// client of theirs publishes.
     pub fn ready(&mut self) -> oneshot::Receiver<()> {
         let (sender, ready) = oneshot::channel();
         self.ready = Some(sender);
@@ -378,7 +388,10 @@ impl Bridge {
         {
             match fence.then {
                 After::Log => self.log_permits.add_permits(1),
-                After::Told(marks) => self.say_known(marks),
+                After::Told { marks, again: true } => {
+                    self.fence(After::Told { marks, again: false });
+                }
+                After::Told { marks, again: false } => self.say_known(marks),
                 After::Inbox(taken) => {
                     self.inbox_permits.add_permits(1);
                     self.taken_in(taken);

@@ -212,9 +212,7 @@ fn set_log(app: &App, body: &Value) -> Result<Value, Refused> {
 
 fn reload(app: &App) -> Result<Value, Refused> {
     let done = (app.reload)().map_err(|error| Refused::new(StatusCode::CONFLICT, error))?;
-    let (applied, needs_restart) = (done.applied, done.needs_restart);
-    tracing::info!(?applied, ?needs_restart, "configuration reloaded");
-    Ok(json!({ "applied": applied, "needs_restart": needs_restart }))
+    Ok(json!({ "applied": done.applied, "needs_restart": done.needs_restart }))
 }
 
 /// What a search asks for: all, a beginning, or a part of the Client Identifier.

@@ -39,7 +39,7 @@ use octopus_engine::{
     Adopted, Change, Claim, Claimed, Envelope, RecordOp, ShardId, Surrendered, home_shard,
 };
 use octopus_mqtt::ReasonCode;
-use octopus_runtime::HubSender;
+use octopus_runtime::{HubSender, Plain};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -582,7 +582,10 @@ async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Box<str>>
                 let envelope = Envelope::Pass { client_id: client_id.clone(), items };
                 shared.send_home(&client_id, envelope);
             }
-            Err(error) => tracing::warn!(%client_id, %error, "what was passed on waits in Redis"),
+            Err(error) => {
+                let client_id = tracing::field::display(Plain(&client_id));
+                tracing::warn!(client_id, %error, "what was passed on waits in Redis");
+            }
         }
     }
 }

@@ -1,9 +1,7 @@
 //! While Redis is away: what cannot be promised is not acknowledged, or counted; whoever asks
 //! is told that the node is not ready; afterwards all is as before.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use libtest_mimic::Failed;
 use rumqttc::QoS;
@@ -11,9 +9,9 @@ use rumqttc::QoS;
 use super::{
     client::Client,
     group::{Group, wait},
+    raw::Raw,
 };
 use crate::harness::broker::{Process, free_port};
-use crate::harness::wire::{Packet, Version};
 use crate::ops::http::Http;
 
 type Case = fn() -> Result<(), Failed>;
@@ -26,48 +24,6 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("without_redis_and_degraded_it_is_acknowledged_counted_and_sent_later", degraded),
         ("without_redis_a_session_that_must_last_is_refused", session_refused),
     ]
-}
-
-/// A client of version 5, packet by packet.
-struct Raw {
-    stream: TcpStream,
-    inbox: Vec<u8>,
-}
-
-impl Raw {
-    /// Connects; the code of CONNACK.
-    fn connect(node: &Process, id: &str, expiry_s: u32) -> Result<(Self, u64), Failed> {
-        let stream = node.connect()?;
-        stream.set_read_timeout(Some(Duration::from_secs(15)))?;
-        let mut raw = Self { stream, inbox: Vec::new() };
-        let packet = Packet::new("connect").number("clean", 1_u8).bytes("id", id);
-        raw.send(&packet.number("session-expiry", expiry_s))?;
-        let connack = raw.next()?;
-        Ok((raw, connack.number_of("code")))
-    }
-
-    fn send(&mut self, packet: &Packet) -> Result<(), Failed> {
-        Ok(self.stream.write_all(&packet.encode(Version::V5))?)
-    }
-
-    fn publish(&mut self, topic: &str, id: u64) -> Result<(), Failed> {
-        let packet = Packet::new("publish").number("qos", 1_u8).bytes("topic", topic);
-        self.send(&packet.number("id", id))
-    }
-
-    fn next(&mut self) -> Result<Packet, Failed> {
-        let mut bytes = [0; 1024];
-        loop {
-            if let Some((packet, len)) = Packet::decode(&self.inbox, Version::V5)? {
-                self.inbox.drain(..len);
-                return Ok(packet);
-            }
-            match self.stream.read(&mut bytes)? {
-                0 => return Err("closed".into()),
-                count => self.inbox.extend_from_slice(&bytes[..count]),
-            }
-        }
-    }
 }
 
 /// Two nodes, a client on each: `far` on B has subscribed to `far/#`. Redis has just gone.
@@ -116,7 +72,7 @@ fn readiness() -> Result<(), Failed> {
 
 fn held_then_refused() -> Result<(), Failed> {
     let mut cast = Cast::new(&["--cluster.hold_time=1s"])?;
-    cast.raw.publish("far/1", 1)?;
+    cast.raw.publish("far/1", 1, "")?;
     let puback = cast.raw.next()?;
     assert_eq!(
         (puback.name, puback.number_of("id"), puback.number_of("code")),
@@ -124,7 +80,7 @@ fn held_then_refused() -> Result<(), Failed> {
     );
     assert_eq!(cast.count("octopus_bridge_refused_total")?, 1);
     // What stays on this node is acknowledged at once.
-    cast.raw.publish("near/1", 2)?;
+    cast.raw.publish("near/1", 2, "")?;
     let puback = cast.raw.next()?;
     assert_eq!((puback.number_of("id"), puback.number_of("code") < 0x80), (2, true));
     Ok(())
@@ -133,7 +89,7 @@ fn held_then_refused() -> Result<(), Failed> {
 fn too_much() -> Result<(), Failed> {
     let mut cast = Cast::new(&["--cluster.hold_time=5m", "--cluster.hold_count_max=3"])?;
     for id in 1..=4 {
-        cast.raw.publish("far/1", id)?;
+        cast.raw.publish("far/1", id, "")?;
     }
     wait("the fourth is refused", || Ok(cast.count("octopus_bridge_refused_total")? == 1))?;
     cast.group.redis.revive()?;
@@ -149,7 +105,7 @@ fn too_much() -> Result<(), Failed> {
 
 fn degraded() -> Result<(), Failed> {
     let mut cast = Cast::new(&["--cluster.when_redis_is_away=degrade"])?;
-    cast.raw.publish("far/1", 1)?;
+    cast.raw.publish("far/1", 1, "")?;
     let puback = cast.raw.next()?;
     assert_eq!((puback.number_of("id"), puback.number_of("code")), (1, 0));
     assert_eq!(cast.count("octopus_bridge_degraded_total")?, 1);

@@ -8,6 +8,7 @@ mod client;
 pub(crate) mod group;
 mod history;
 mod network;
+mod raw;
 mod sessions;
 mod subscriptions;
 

@@ -15,6 +15,28 @@ pub(super) fn trial() -> Trial {
     Trial::test("ops::group::each_node_tells_the_figures_of_all", figures)
 }
 
+/// A balancer and an alert see at once that Redis is away, and that the process lives.
+pub(super) fn readiness_trial() -> Trial {
+    Trial::test("ops::group::a_node_without_its_redis_lives_and_is_not_ready", || {
+        let mut group = Group::new(&["--http.enable=true"])?;
+        let page = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let _node = group.node_with("ONE", &[format!("--http.port={}", page.port())])?;
+        let http = Http { address: page, token: None };
+        wait("it is ready", || Ok(http.get("/readyz")?.status == 200))?;
+        let up = "octopus_redis_up 1\n";
+        expect(http.get("/metrics")?.body.contains(up), "the gauge")?;
+        group.redis.kill()?;
+        wait("it is not ready", || {
+            let answer = http.get("/readyz")?;
+            Ok(answer.status == 503 && answer.body.contains("\"missing\":[\"redis\"]"))
+        })?;
+        expect(http.get("/healthz")?.status == 200, "it lives")?;
+        expect(http.get("/metrics")?.body.contains("octopus_redis_up 0\n"), "the gauge")?;
+        group.redis.revive()?;
+        wait("it is ready again", || Ok(http.get("/readyz")?.status == 200))
+    })
+}
+
 fn figures() -> Result<(), Failed> {
     let group = Group::new(&["--stats.interval=1s", "--http.enable=true"])?;
     let page = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));

@@ -120,6 +120,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         dashboard::console_trial(),
         client::trial(),
         group::trial(),
+        group::readiness_trial(),
         mistakes::trial(),
         schema::trial(),
     ])

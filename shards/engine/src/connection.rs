@@ -30,7 +30,8 @@ pub(crate) struct Connection {
     paused: u8,
     /// Session Expiry Interval in CONNECT was 0: DISCONNECT cannot lengthen it.
     pub(crate) is_expiry_fixed: bool,
-    /// Request Problem Information in CONNECT was not 0: refusals are explained to it.
+    /// Request Problem Information in CONNECT was 1: acknowledgements that refuse are explained.
+    /// It may stay away for the same, but there are clients that take no such acknowledgement.
     pub(crate) wants_problem_information: bool,
     /// Listed in `Shard::dirty`.
     pub(crate) is_dirty: bool,
@@ -40,6 +41,8 @@ pub(crate) struct Connection {
     pub(crate) keep_alive_s: u16,
     /// QoS 1 and 2 messages we may have in flight to this client.
     pub(crate) send_quota: u16,
+    /// What it was told in CONNACK, by place in `Editions`.
+    pub(crate) edition: u16,
     /// The client's Maximum Packet Size, bytes.
     pub(crate) packet_size_max: u32,
     pub(crate) last_received: Instant,
@@ -136,11 +139,12 @@ impl Connection {
             version: Version::V3_1_1,
             paused: 0,
             is_expiry_fixed: false,
-            wants_problem_information: true,
+            wants_problem_information: false,
             is_dirty: false,
             writing: None,
             keep_alive_s: 0,
             send_quota: 0,
+            edition: 0,
             packet_size_max: u32::MAX,
             last_received: now,
             publisher: 0,
@@ -212,7 +216,7 @@ pub(crate) struct Manner {
 }
 
 impl Manner {
-    /// The Reason String that goes with this code, if the client wants problem information
+    /// The Reason String that goes with this code, if the client asked for problem information
     /// [MQTT-3.1.2-29].
     pub(crate) fn reason_string(self, reason: ReasonCode) -> ReasonProperties<'static> {
         let is_told = reason.is_error() && self.wants_problem_information;

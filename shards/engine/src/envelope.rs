@@ -11,6 +11,7 @@ use crate::interest::PeerSet;
 use crate::memory::MemoryLevel;
 use crate::message::Message;
 use crate::query::{Answer, Query};
+use crate::reconfigure::NewLimits;
 use crate::stats::Stats;
 use crate::subscriptions::{Grant, SessionId};
 
@@ -206,6 +207,8 @@ pub enum Envelope {
     Memory {
         level: MemoryLevel,
     },
+    /// Hub to shard: these limits are in force from now on.
+    Limits(Box<NewLimits>),
     /// Hub to shard: send `Stats`.
     StatsWanted,
     /// Shard to hub.

@@ -202,9 +202,9 @@ impl Shard {
     }
 
     fn owe(&mut self, acknowledgement: Acknowledgement, receipt: u64) {
-        let max = usize::from(self.limits().receive_max);
         let Acknowledgement { at, kind, packet_id, .. } = acknowledgement;
         let Some(connection) = self.connections.get_mut(at) else { return };
+        let max = usize::from(self.editions.get(connection.edition).receive_max);
         let owed = connection.owed.get_or_insert_default();
         owed.push(Entry { receipt, kind, packet_id, reason: None, is_lost: false });
         // An older client knows no Receive Maximum: it is not read instead.
@@ -256,8 +256,8 @@ impl Shard {
     }
 
     fn resume_paid(&mut self, at: ConnectionId) {
-        let half = usize::from(self.limits().receive_max) / 2;
         let Some(connection) = self.connections.get_mut(at) else { return };
+        let half = usize::from(self.editions.get(connection.edition).receive_max) / 2;
         let left = connection.owed.as_ref().map_or(0, |owed| owed.queue.len());
         if left == 0 {
             connection.owed = None;

@@ -26,6 +26,7 @@ use crate::quiet::Lines;
 use crate::rate::ListenerMeters;
 use crate::receipt::Receipts;
 use crate::recent::Recent;
+use crate::reconfigure::Editions;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::route::Origin;
@@ -125,6 +126,7 @@ pub struct Shard {
     pub(crate) is_fenced: bool,
     pub(crate) quiet: Lines,
     pub(crate) memory: Memory,
+    pub(crate) editions: Editions,
     pub(crate) listener_meters: ListenerMeters,
     // Scratch memory, empty between inputs.
     pub(crate) templates: Templates,
@@ -218,6 +220,7 @@ impl Shard {
             is_fenced: config.cluster,
             quiet: Lines::default(),
             memory: Memory::new(config.shards),
+            editions: Editions::new(&config.limits),
             listener_meters: ListenerMeters::new(&config.listener_rates),
             templates: Templates::default(),
             matches: Vec::new(),
@@ -307,7 +310,8 @@ impl Shard {
     // --- connections ---
 
     fn opened(&mut self, id: ConnectionId, remote: Remote) {
-        let connection = Connection::new(id, remote, self.now);
+        let mut connection = Connection::new(id, remote, self.now);
+        connection.edition = self.editions.current();
         self.connections.insert(connection);
         self.stats.connections_opened += 1;
         if self.is_stopping {
@@ -375,6 +379,7 @@ impl Shard {
         loop {
             let Some(connection) = self.connections.get(id) else { return bytes.len() };
             let version = connection.version;
+            let packet_size_max = self.editions.get(connection.edition).packet_size_max;
             let stage = match connection.phase {
                 Phase::Connected { .. } => Stage::Connected,
                 Phase::AwaitingConnect => Stage::First,
@@ -383,7 +388,7 @@ impl Shard {
                 Phase::Closing => return bytes.len(),
             };
             let rest = &bytes[used..];
-            let done = match frame(rest, self.config.limits.packet_size_max) {
+            let done = match frame(rest, packet_size_max) {
                 Ok(None) => return used,
                 Ok(Some(frame)) => {
                     used += frame.len;
@@ -682,6 +687,7 @@ impl Shard {
             (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
             (Envelope::Restate { round }, Peer::Hub) => self.restate(round),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
+            (Envelope::Limits(new), Peer::Hub) => self.reconfigure(*new),
             (Envelope::AskFirst, Peer::Hub) => self.config.authenticate = true,
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {

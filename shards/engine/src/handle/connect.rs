@@ -52,7 +52,7 @@ impl Shard {
             // Refusals must fit too [MQTT-3.2.2-19].
             connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
             connection.wants_problem_information =
-                connect.properties.request_problem_information != Some(false);
+                connect.properties.request_problem_information == Some(true);
         }
         let home = self.home_of(connect.client_id);
         if !connect.client_id.is_empty() && home != self.config.id {
@@ -213,7 +213,7 @@ impl Shard {
             found.epoch = epoch;
         }
         self.attach(id, session, connect);
-        self.revoke_subscriptions(id);
+        self.revoke(id);
         let mut connack = Vec::new();
         self.encode_connack(connect, session_present, assigned, data, &mut connack);
         if let Some(out) = self.out(id) {
@@ -275,11 +275,13 @@ impl Shard {
             deliveries.unsent = deliveries.inflight.len();
         }
         let publisher = publisher_hash(&found.client_id);
+        let edition = self.editions.current();
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.phase = Phase::Connected { session };
         connection.version = connect.version;
         connection.keep_alive_s = keep_alive_s;
         connection.publisher = publisher;
+        connection.edition = edition;
         let receive_max = connect.properties.receive_max.map_or(u16::MAX, |max| max.get());
         connection.send_quota = receive_max.min(limits.inflight_count_max);
         note_extras(connection, connect, limits.topic_alias_out_max);
