@@ -8,11 +8,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use octopus_engine::{
-    Ask, AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Found, Message, Query,
-    ShardId, Stats,
+    Ask, AuthAnswer, AuthOutcome, AuthRequest, ConnectionId, Envelope, Found, Message, NewLimits,
+    Query, ShardId, Stats,
 };
 use octopus_mqtt::ReasonCode;
-use octopus_runtime::{HubHandle, HubSender};
+use octopus_runtime::{AcceptLimits, HubHandle, HubSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::store::Store;
@@ -144,6 +144,12 @@ impl Hub {
         self.sender.broadcast(&[Envelope::AskHub]);
     }
 
+    /// Puts other limits in force, on every shard. What is above one of them stays.
+    pub fn reconfigure(&self, accept: &AcceptLimits, new: NewLimits) {
+        self.sender.limit_accepting(accept);
+        self.sender.broadcast(&[Envelope::Limits(Box::new(new))]);
+    }
+
     /// Publishes a message of the node's own to all its clients.
     pub fn publish(&self, message: Message) {
         self.sender.send(ShardId(0), vec![Envelope::Inject(message)]);
@@ -240,6 +246,7 @@ impl HubTask {
             | Envelope::BridgeGroup { .. }
             | Envelope::Retained { .. }
             | Envelope::RetainedFound(_)
+            | Envelope::Fence { .. }
             | Envelope::Fenced { .. }
             | Envelope::Owed { .. }
             | Envelope::LetGo { .. } => {

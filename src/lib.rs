@@ -18,6 +18,7 @@ pub mod node;
 pub mod operate;
 pub mod pages;
 pub mod process;
+pub mod reload;
 pub mod signals;
 pub mod stats;
 pub mod store;

@@ -83,6 +83,8 @@ pub struct Link(Arc<Shared>);
 
 struct Shared {
     dialer: Dialer,
+    /// For the log.
+    place: String,
     state: watch::Sender<LinkState>,
     /// The connection for commands while the link is up.
     current: Mutex<Option<MultiplexedConnection>>,
@@ -100,6 +102,18 @@ enum Dialer {
     Sentinel(tokio::sync::Mutex<SentinelClient>),
 }
 
+/// Where it is looked for, by the keys that say so.
+fn place(config: &config::Redis) -> String {
+    match config.sentinel.nodes.is_empty() {
+        true => format!("redis.host {}, redis.port {}", config.host, config.port),
+        false => format!(
+            "redis.sentinel.nodes {}, redis.sentinel.master {}",
+            config.sentinel.nodes.join(","),
+            config.sentinel.master
+        ),
+    }
+}
+
 impl Link {
     /// A link that begins to connect at once and goes on for as long as the runtime lives.
     /// Call it on the control plane's runtime.
@@ -109,6 +123,7 @@ impl Link {
     pub fn open(config: &config::Redis) -> Result<Self, LinkError> {
         let link = Self(Arc::new(Shared {
             dialer: Dialer::new(config)?,
+            place: place(config),
             state: watch::Sender::new(LinkState::Away),
             current: Mutex::new(None),
             failed: Notify::new(),
@@ -265,7 +280,8 @@ async fn keep(shared: std::sync::Weak<Shared>, config: AsyncConnectionConfig) {
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_told, true) {
-                    tracing::warn!(%error, "Redis cannot be reached");
+                    let place = &shared.place;
+                    tracing::warn!(place, %error, "Redis cannot be reached");
                 }
                 drop(shared);
                 tokio::time::sleep(back_off).await;

@@ -14,13 +14,13 @@ use std::{
 use octopus::{
     auth::{self, passwd},
     bridge::{
-        Bridge, Joined,
+        Bridge, Joined, REDIS_WAIT,
         counters::Counters,
         keys::Keys,
         link::Link,
         members::{JoinError, Members},
     },
-    certificates::{self, Reloading},
+    certificates,
     cli::{self, Command, Invocation},
     config::{self, Config, ConfigError, Loaded, LogFormat, Sources},
     greeting::greeting,
@@ -28,8 +28,9 @@ use octopus::{
     log,
     node::{self, Node, ShardFailed, StartError},
     operate, pages,
+    reload::{Reload, Told},
     signals::Signals,
-    stats::{self, GroupStats},
+    stats::{self, GroupFigures, GroupStats},
     store, systemd,
 };
 use octopus_mqtt::ReasonCode;
@@ -105,7 +106,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
             let settings = store::Settings::new(config, incarnation, node.shards(), seed);
             store::start(settings, joined.link().clone(), handle.sender())
         });
-        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed);
+        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed).await;
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
         let common = group
             .as_ref()
@@ -122,16 +123,24 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let (stopping, is_stopping) = watch::channel(false);
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         let certificates = certificates::watch(config, node.certificates());
+        let told = Told {
+            hub: hub.clone(),
+            auth: auth.clone(),
+            certificates: certificates.clone(),
+            log_filter: log_filter.clone(),
+        };
+        let reload = Reload::new(sources(invocation), loaded, told);
+        tokio::spawn(reload.clone().watch());
         if let Some(listener) = http {
-            let (sources, filter) = (sources(invocation), log_filter.clone());
-            let reload = pages::Reload::new(sources, loaded, filter, auth, certificates.clone());
+            let parts = pages::Parts { auth, certificates, reload: reload.clone() };
             let shown = group.as_ref().map(|group| pages::Group {
                 link: group.link.clone(),
                 members: group.members.clone(),
                 counters: group.counters.clone(),
+                figures: group.figures.clone(),
             });
             let (hub, addresses) = (hub.clone(), node.addresses());
-            let app = pages::app(config, hub, addresses, log_filter, reload, shown)?;
+            let app = pages::app(config, hub, addresses, log_filter, parts, shown)?;
             tokio::spawn(octopus::http::serve(listener, Arc::new(app), is_stopping));
         }
         let members = group.map(|group| start_stats(group, hub.clone(), config.stats.interval));
@@ -140,7 +149,7 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         greet(config.log.format, &text);
         systemd::ready(text.lines().next().unwrap_or_default());
         tokio::spawn(systemd::watch(async move || hub.stats().await.is_some()));
-        let outcome = run_until_stopped(node, signals, stopping, &certificates).await;
+        let outcome = run_until_stopped(node, signals, stopping, &reload).await;
         if let Some(last_writes) = last_writes {
             let writes = async { (hub_task.await, last_writes.await) };
             if tokio::time::timeout(LAST_WRITES_MAX, writes).await.is_err() {
@@ -161,6 +170,7 @@ struct Group {
     keys: Keys,
     members: Members,
     counters: Counters,
+    figures: GroupFigures,
 }
 
 /// Takes this node's place in its group, if it has one.
@@ -171,8 +181,9 @@ async fn join_group(config: &Config, incarnation: u64) -> Result<Option<Joined>,
     Ok(Some(Joined::join(config, incarnation).await?))
 }
 
-/// Starts what brings messages to other nodes and from them; where the hub sends to it.
-fn start_bridge(
+/// Starts what brings messages to other nodes and from them; where the hub sends to it. When it
+/// returns, the shards were told what the other nodes want; no client was let in before.
+async fn start_bridge(
     joined: Option<Joined>,
     handle: &HubHandle,
     shards: u16,
@@ -184,17 +195,22 @@ fn start_bridge(
         keys: joined.keys().clone(),
         members: joined.members().clone(),
         counters: joined.counters().clone(),
+        figures: GroupFigures::default(),
     };
     let (sender, from_shards) = tokio::sync::mpsc::unbounded_channel();
-    let bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    let mut bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
+    let ready = bridge.ready();
     tokio::spawn(bridge.run());
+    if group.link.is_up() && tokio::time::timeout(REDIS_WAIT, ready).await.is_err() {
+        tracing::warn!("Redis does not tell what the other nodes want; starting without");
+    }
     (Some(group), Some(sender))
 }
 
 /// Starts what writes the group's counters.
 fn start_stats(group: Group, hub: Hub, interval: Duration) -> Members {
-    let Group { link, keys, members, .. } = group;
-    let stats = GroupStats { hub, link, keys, members: members.clone(), interval };
+    let Group { link, keys, members, figures, .. } = group;
+    let stats = GroupStats { hub, link, keys, members: members.clone(), interval, figures };
     tokio::spawn(stats.run());
     members
 }
@@ -213,7 +229,7 @@ async fn run_until_stopped(
     node: Node,
     mut signals: Signals,
     stopping: watch::Sender<bool>,
-    certificates: &Reloading,
+    reload: &Reload,
 ) -> Result<(), Fatal> {
     loop {
         let signal = tokio::select! {
@@ -222,7 +238,7 @@ async fn run_until_stopped(
         };
         match signal {
             Some(signal) => break tracing::info!(signal, "stopping"),
-            None => certificates.reload(),
+            None => reload.everything(),
         }
     }
     systemd::stopping();

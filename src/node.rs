@@ -8,8 +8,8 @@ use std::{
 
 use octopus_engine::{ListenerId, Recorded, Shard, ShardConfig};
 
-use octopus_runtime::Address;
 use octopus_runtime::stream::{self, Layers, Tls, TlsError, TlsFiles};
+use octopus_runtime::{AcceptLimits, Address};
 
 use crate::auth;
 use crate::config::{
@@ -133,11 +133,24 @@ fn node_config(config: &Config) -> Result<octopus_runtime::NodeConfig, StartErro
             Shards::Count(count) => Some(count),
         },
         listeners: listeners.collect::<Result<_, _>>()?,
-        accept_rate_max: config.connections.rate_max,
-        connection_count_max: usize::try_from(config.connections.count_max).unwrap_or(usize::MAX),
-        connect_timeout: config.limits.connect_timeout,
+        accept: accept_limits(config),
         ..octopus_runtime::NodeConfig::default()
     })
+}
+
+/// What bounds accepting, by this configuration.
+pub fn accept_limits(config: &Config) -> AcceptLimits {
+    let count = |max: u32| usize::try_from(max).unwrap_or(usize::MAX);
+    let of_listener = |listener: Listener| match listener.connections_max {
+        0 => usize::MAX,
+        max => count(max),
+    };
+    AcceptLimits {
+        connection_count_max: count(config.connections.count_max),
+        by_listener: config.all_listeners().into_iter().map(of_listener).collect(),
+        rate_max: config.connections.rate_max,
+        connect_timeout: config.limits.connect_timeout,
+    }
 }
 
 fn listener_config(
@@ -180,6 +193,7 @@ fn layers(listener: &Listener) -> Result<Layers, StartError> {
         trusted_proxies: networks.filter_map(|text| stream::network(text)).collect(),
         tls: tls.map_err(|cause| StartError::Tls { listener: listener.name.clone(), cause })?,
         websocket,
+        origins: listener.origins.iter().map(|origin| origin.as_str().into()).collect(),
     })
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use octopus_runtime::Address;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -17,14 +18,12 @@ use crate::{
         members::{Members, id_of},
     },
     certificates::Reloading,
-    config::{self, Config, Effective, Http, Loaded, Sources},
-    http::{
-        Access, App, Ban, BanError, Bans, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness,
-        Reloaded,
-    },
+    config::{Config, Http, Loaded},
+    http::{Access, App, Ban, BanError, Bans, ListenerInfo, NodeInfo, NodeNames, Nodes, Readiness},
     hub::Hub,
     log::LogFilter,
-    stats::{Metrics, exposition::Format, metrics::Source},
+    reload::Reload,
+    stats::{Figures, GroupFigures, Metrics, exposition::Format, metrics::Source},
 };
 
 /// Opens the HTTP listener; `None` if `http.enable` is false, or if nobody chose the port and
@@ -51,7 +50,15 @@ pub async fn bind(loaded: &Loaded) -> io::Result<Option<TcpListener>> {
 async fn listen(http: &Http) -> io::Result<TcpListener> {
     let (host, port) = (http.host.as_str(), http.port);
     let explain = |error: io::Error| {
-        io::Error::new(error.kind(), format!("http.host {host}, http.port {port}: {error}"))
+        let cause = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "in use: another process listens there (another octopus?); give this one another \
+                 port by http.port"
+                    .to_owned()
+            }
+            _ => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("http.host {host}, http.port {port}: {cause}"))
     };
     let addresses = (host, port).to_socket_addrs().map_err(explain)?;
     let mut addresses: Vec<SocketAddr> = addresses.collect();
@@ -85,6 +92,7 @@ pub struct Group {
     pub link: Link,
     pub members: Members,
     pub counters: Counters,
+    pub figures: GroupFigures,
 }
 
 impl Group {
@@ -118,7 +126,7 @@ impl Group {
     }
 
     fn nodes(&self) -> Nodes {
-        let view = self.members.view();
+        let (view, figures) = (self.members.view(), self.figures.clone());
         Box::new(move || {
             let nodes = view.borrow().nodes.clone();
             let mut by_id = BTreeMap::<String, bool>::new();
@@ -126,9 +134,28 @@ impl Group {
                 // What an earlier life left says nothing about the node.
                 *by_id.entry(id_of(&name).to_owned()).or_default() |= node.is_live;
             }
-            by_id.into_iter().map(|(id, is_live)| NodeInfo { id, is_live }).collect()
+            let nodes = by_id.into_iter().map(|(id, is_live)| NodeInfo {
+                figures: figures.of(&id).filter(|_| is_live).map_or(Value::Null, shown),
+                id,
+                is_live,
+            });
+            nodes.collect()
         })
     }
+}
+
+/// A node's figures as the API has them.
+fn shown(figures: Figures) -> Value {
+    json!({
+        "version": figures.version,
+        "uptime_s": figures.uptime_s,
+        "connections": figures.connections,
+        "sessions": figures.sessions,
+        "subscriptions": figures.subscriptions,
+        "received_per_s": figures.received_per_s,
+        "sent_per_s": figures.sent_per_s,
+        "memory_bytes": figures.memory_bytes,
+    })
 }
 
 /// What authentication counted, for `/metrics`.
@@ -174,6 +201,13 @@ fn bans(auth: Auth, hub: Hub) -> Bans {
     }
 }
 
+/// Of the running node, what the pages show and set.
+pub struct Parts {
+    pub auth: Auth,
+    pub certificates: Reloading,
+    pub reload: Reload,
+}
+
 /// What the pages need. `addresses`: those listened on, by listener; `group`: of a node that is
 /// not alone.
 ///
@@ -184,7 +218,7 @@ pub fn app(
     hub: Hub,
     addresses: &[Address],
     log_filter: LogFilter,
-    reload: Reload,
+    parts: Parts,
     group: Option<Group>,
 ) -> io::Result<App> {
     let access = Access::new(&token(&config.http)?);
@@ -201,7 +235,8 @@ pub fn app(
             address: address.to_string(),
         })
         .collect();
-    let (auth, certificates) = (reload.auth.clone(), reload.certificates.clone());
+    let Parts { auth, certificates, reload } = parts;
+    let reloads = reload.clone();
     let metrics = Metrics {
         node: config.broker.id.clone(),
         listeners: listeners.iter().map(|listener| listener.name.clone()).collect(),
@@ -211,6 +246,7 @@ pub fn app(
             .chain([
                 auth_metrics(auth.clone()),
                 Box::new(move |out: &mut _| certificates.write(out)),
+                Box::new(move |out: &mut _| reloads.write(out)),
             ])
             .collect(),
     };
@@ -234,56 +270,11 @@ pub fn app(
             new.map_or(Ok(()), |text| log_filter.set(text))?;
             Ok(log_filter.get())
         }),
-        reload: Box::new(move || reload.run()),
+        reload: Box::new(move || reload.if_all_is_well()),
         nodes: group.as_ref().map(Group::nodes),
         node_names: group.as_ref().map(Group::node_names),
         trace: Default::default(),
         bans,
         started: std::time::Instant::now(),
     })
-}
-
-/// Reads the configuration again as at the start, and applies what can be: the log's level, and
-/// the files of accounts, rules, keys and certificates.
-pub struct Reload {
-    sources: Sources,
-    at_start: Vec<Effective>,
-    log_filter: LogFilter,
-    auth: Auth,
-    certificates: Reloading,
-}
-
-impl Reload {
-    pub fn new(
-        sources: Sources,
-        loaded: &Loaded,
-        log_filter: LogFilter,
-        auth: Auth,
-        certificates: Reloading,
-    ) -> Self {
-        Self { sources, at_start: loaded.effective(), log_filter, auth, certificates }
-    }
-
-    /// # Errors
-    /// What is wrong with the configuration, a line each; nothing is applied then.
-    fn run(&self) -> Result<Reloaded, String> {
-        let lines = |errors: Vec<config::ConfigError>| {
-            errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        };
-        let loaded = config::load(self.sources.clone()).map_err(lines)?;
-        let mut done = Reloaded::default();
-        if self.log_filter.get() != loaded.config.log.level {
-            self.log_filter.set(&loaded.config.log.level)?;
-            done.applied.push("log.level".to_owned());
-        }
-        // Both say in the log what came of it.
-        self.auth.reload();
-        self.certificates.reload();
-        let was = |key: &str| self.at_start.iter().find(|line| line.key == key).map(|l| &l.value);
-        let changed =
-            loaded.effective().into_iter().filter(|line| was(&line.key) != Some(&line.value));
-        done.needs_restart =
-            changed.map(|line| line.key).filter(|key| key != "log.level").collect();
-        Ok(done)
-    }
 }

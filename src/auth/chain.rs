@@ -16,9 +16,10 @@ use super::credentials::{Credentials, Grant, Opinion, Proof};
 use super::files::Files;
 use super::hash_pool::HashPool;
 use super::http::Http;
+use super::password::Stored;
 use super::redis;
 use super::stats::AuthStats;
-use crate::config::{self, NoOpinion, OnError};
+use crate::config::{self, Config, NoOpinion, OnError};
 
 /// One link of the chain. `scram` is not here: it answers enhanced authentication only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +62,54 @@ impl Backend {
     }
 }
 
+/// Who decides about the clients of one listener. The default lets nobody in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Links {
+    backends: Vec<Backend>,
+    offers_scram: bool,
+    no_opinion: NoOpinion,
+    /// The user that a client says it is, is that user, though nobody has checked it.
+    keeps_names: bool,
+}
+
+impl Links {
+    /// Those of every listener, by its id.
+    pub(crate) fn of_all(config: &Config) -> Vec<Self> {
+        let listeners = config.all_listeners();
+        let chains = || listeners.iter().map(|listener| config.chain_of(listener));
+        // As long as nobody is checked anywhere, names are for telling clients apart.
+        let is_open = chains().all(<[String]>::is_empty);
+        let links = |chain: &[String]| match chain {
+            [] => {
+                let no_opinion = NoOpinion::Allow;
+                Self { no_opinion, keeps_names: is_open, ..Self::default() }
+            }
+            chain => Self {
+                backends: chain.iter().filter_map(|name| Backend::parse(name)).collect(),
+                offers_scram: chain.iter().any(|name| name == "scram"),
+                no_opinion: config.auth.no_opinion,
+                keeps_names: false,
+            },
+        };
+        chains().map(links).collect()
+    }
+
+    /// Whether a name that no backend knows could be told from one with a wrong password by the
+    /// time that the answer takes.
+    fn tells_by_time(&self) -> bool {
+        let hashes = |backend: &Backend| matches!(backend, Backend::PasswordFile | Backend::Redis);
+        self.backends.iter().any(hashes)
+    }
+}
+
 /// Scope: node.
 pub(crate) struct Chain {
-    links: Vec<Backend>,
+    /// By listener.
+    links: Vec<Links>,
+    nobody: Links,
     config: config::Auth,
+    /// Whose password is checked where there is no account at all.
+    decoy: Arc<Stored>,
     pool: HashPool,
     http: Option<Http>,
     redis: Option<Arc<redis::Accounts>>,
@@ -78,10 +123,11 @@ pub(crate) struct Chain {
 impl Chain {
     /// # Errors
     /// What of the configuration cannot be used, or that the system has no random bytes.
-    pub(crate) fn new(config: &config::Auth, redis: &config::Redis) -> Result<Self, String> {
-        let links: Vec<Backend> =
-            config.chain.iter().filter_map(|name| Backend::parse(name)).collect();
-        let has = |backend| links.contains(&backend);
+    pub(crate) fn new(config: &Config) -> Result<Self, String> {
+        let links = Links::of_all(config);
+        let (config, redis) = (&config.auth, &config.redis);
+        let has = |backend| links.iter().any(|links| links.backends.contains(&backend));
+        let no_random = "the system gives no random bytes";
         let http = has(Backend::Http).then(|| Http::new(&config.http.url)).transpose()?;
         let redis = has(Backend::Redis)
             .then(|| redis::Accounts::new(redis, &config.redis.prefix))
@@ -93,10 +139,12 @@ impl Chain {
             redis: redis.map(Arc::new),
             places: [places(), places()],
             pool: HashPool::new(usize::from(config.hash_threads)),
-            hasher: Hasher::new().ok_or("the system gives no random bytes")?,
+            hasher: Hasher::new().ok_or(no_random)?,
+            decoy: Arc::new(Stored::decoy().ok_or(no_random)?),
             granted: Mutex::new(Cache::new(cache.ttl, cache.count_max)),
             refused: Mutex::new(Cache::new(cache.negative_ttl, cache.count_max)),
             config: config.clone(),
+            nobody: Links::default(),
             links,
         })
     }
@@ -112,7 +160,17 @@ impl Chain {
 
     /// The user that a client's certificate says it is, if the chain goes by certificates.
     pub(crate) fn certified<'a>(&self, who: &'a Credentials) -> Option<&'a str> {
-        who.certificate.as_deref().filter(|_| self.links.contains(&Backend::Certificate))
+        let links = self.links_of(who);
+        who.certificate.as_deref().filter(|_| links.backends.contains(&Backend::Certificate))
+    }
+
+    /// Whether clients may authenticate by SCRAM where this one came in.
+    pub(crate) fn offers_scram(&self, who: &Credentials) -> bool {
+        self.links_of(who).offers_scram
+    }
+
+    fn links_of(&self, who: &Credentials) -> &Links {
+        self.links.get(usize::from(who.listener.0)).unwrap_or(&self.nobody)
     }
 
     /// The chain's word on a client: a yes, or the Reason Code of a no. Who has proven by its
@@ -124,7 +182,8 @@ impl Chain {
         stats: &Mutex<AuthStats>,
     ) -> Result<Grant, ReasonCode> {
         let is_certified = self.certified(who).is_some();
-        let asked = if is_certified { &[Backend::Certificate] } else { &self.links[..] };
+        let links = self.links_of(who);
+        let asked = if is_certified { &[Backend::Certificate] } else { &links.backends[..] };
         for &backend in asked {
             let opinion = self.ask_one(backend, who, files, stats).await;
             lock(stats).count(backend.name(), name_of(&opinion));
@@ -141,12 +200,42 @@ impl Chain {
                 }
             }
         }
-        match (self.config.no_opinion, &who.user) {
+        match (links.no_opinion, &who.user) {
             (NoOpinion::Allow, _) => {
-                Ok(Grant { is_unproven: !self.links.is_empty(), ..Grant::default() })
+                Ok(Grant { is_unproven: !links.keeps_names, ..Grant::default() })
+            }
+            (NoOpinion::Deny, Some(_)) if links.tells_by_time() => {
+                Err(self.refuse_slowly(who, files).await)
             }
             (NoOpinion::Deny, Some(_)) => Err(ReasonCode::BadUserNameOrPassword),
             (NoOpinion::Deny, None) => Err(ReasonCode::NotAuthorized),
+        }
+    }
+
+    /// Refuses a user whom nobody knows in the time, and with the answers, that a wrong password
+    /// of a known one gets: who has an account is nobody's business.
+    async fn refuse_slowly(&self, who: &Credentials, files: &Files) -> ReasonCode {
+        let Some(password) = who.password.clone() else {
+            return ReasonCode::BadUserNameOrPassword;
+        };
+        let key = self.hasher.hash(&[b"nobody", who.user().as_bytes(), &password]);
+        if let Some(reason) = lock(&self.refused).get(&key, Instant::now()) {
+            return reason;
+        }
+        let name = self.hasher.hash(&[b"decoy", who.user().as_bytes()]);
+        let accounts = files.accounts.as_ref();
+        let stored = accounts.and_then(|accounts| accounts.some(&name)).unwrap_or(&self.decoy);
+        let stored = Arc::clone(stored);
+        let checked = self.pool.run(move || stored.verify(&password));
+        match tokio::time::timeout(self.config.timeout, checked).await {
+            Ok(Some(_)) => {
+                let reason = ReasonCode::BadUserNameOrPassword;
+                lock(&self.refused).put(key, reason, Instant::now());
+                reason
+            }
+            Ok(None) => ReasonCode::ServerBusy,
+            Err(_) if self.config.on_error == OnError::Refuse => ReasonCode::ServerUnavailable,
+            Err(_) => ReasonCode::BadUserNameOrPassword,
         }
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use octopus_engine::AuthRequest;
+use octopus_engine::{AuthRequest, ListenerId};
 use octopus_mqtt::ReasonCode;
 
 use super::acl::Template;
@@ -12,6 +12,8 @@ use super::acl::Template;
 /// What is known of a client before it is let in. Scope: one CONNECT.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Credentials {
+    /// Where it came in.
+    pub(crate) listener: ListenerId,
     pub(crate) client: Box<str>,
     pub(crate) user: Option<Box<str>>,
     pub(crate) password: Option<Box<[u8]>>,
@@ -23,6 +25,7 @@ pub(crate) struct Credentials {
 impl Credentials {
     pub(crate) fn of(request: &AuthRequest) -> Self {
         Self {
+            listener: request.remote.listener,
             client: request.client_id.clone(),
             user: request.user_name.clone(),
             password: request.password.clone(),

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use octopus_mqtt::ReasonCode;
+use octopus_runtime::Plain;
 
 use super::ban::Target;
 use super::credentials::Credentials;
@@ -43,7 +44,9 @@ impl Quiet {
         }
         self.bans_until = Some(now + EVERY);
         let unsaid = std::mem::take(&mut self.bans_unsaid);
-        tracing::warn!(%target, time_s = time.as_secs(), why, unsaid, "banned");
+        let target = target.to_string();
+        let target = tracing::field::display(Plain(&target));
+        tracing::warn!(target, time_s = time.as_secs(), why, unsaid, "banned");
     }
 
     /// How many were left out since the last line, if one may be written now.

@@ -42,6 +42,9 @@ pub(crate) use service::is_needed;
 pub use service::{Auth, Common, Service, StartError};
 pub use stats::AuthStats;
 
+/// The word of a listener's chain that lets everyone in.
+pub(crate) const ANYONE: &str = "anyone";
+
 /// The words of `auth.chain`.
 pub(crate) const BACKENDS: &[&str] =
     &["anonymous", "password_file", "certificate", "jwt", "http", "redis", "scram"];

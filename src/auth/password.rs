@@ -36,6 +36,13 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
+    /// What no password is known for, and what costs as much to check as what [`hash`] makes.
+    /// `None` if the system gives no random bytes.
+    pub(crate) fn decoy() -> Option<Self> {
+        let (salt, hash) = (random::<SALT_LEN>()?.into(), random::<HASH_LEN>()?.into());
+        Some(Self::Argon2id { memory_kib: MEMORY_KIB, passes: PASSES, lanes: 1, salt, hash })
+    }
+
     /// Reads what stands behind the colon of a password file; `None` if it is no hash known.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix('$')?.split('$');

@@ -13,7 +13,6 @@ use octopus_engine::{
     Acl, AuthAnswer, AuthExchange, AuthOutcome, AuthRequest, AuthStep, ShardId, Verdict,
 };
 use octopus_mqtt::ReasonCode;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
@@ -28,7 +27,7 @@ use super::password::Stored;
 use super::registry::{Admitted, Key, Registry};
 use super::scram::{self, ClientFirst, Exchange};
 use super::stats::AuthStats;
-use crate::config::{self, Config, NoOpinion};
+use crate::config::{self, Config, Listener};
 use crate::hub::{AuthEvent, AuthQuestion, Hub};
 use crate::link::Link;
 use crate::watched::LOOK_EVERY;
@@ -68,8 +67,9 @@ pub struct Service {
 struct State {
     hub: Hub,
     chain: Chain,
-    config: config::Auth,
-    limits: config::Connections,
+    limits: Mutex<config::Connections>,
+    /// How long a ban lasts that the node sets by itself.
+    ban_time: Mutex<Duration>,
     files: Mutex<Files>,
     registry: Mutex<Registry>,
     rules: Mutex<Shared>,
@@ -90,7 +90,8 @@ struct State {
 /// Whether shards have to ask before they let a client in.
 pub(crate) fn is_needed(config: &Config) -> bool {
     let limits = &config.connections;
-    config.broker.auth.enable
+    let is_checked = |listener: &Listener| !config.chain_of(listener).is_empty();
+    config.all_listeners().iter().any(is_checked)
         || !config.auth.acl_file.is_empty()
         || !config.auth.ban.list.is_empty()
         || config.auth.ban.flaps_max > 0
@@ -106,28 +107,24 @@ impl Service {
     /// # Errors
     /// A file that cannot be used, or a backend that cannot be.
     pub fn new(config: &Config, hub: Hub, group: Option<Common>) -> Result<Self, StartError> {
-        let mut auth = config.auth.clone();
-        if !config.broker.auth.enable {
-            // Anyone may connect; bans, limits and the ACL file hold all the same.
-            auth.chain.clear();
-            auth.no_opinion = NoOpinion::Allow;
-        }
-        let mut sources = Sources::new(&auth);
+        let auth = &config.auth;
+        let mut sources = Sources::new(auth);
         let mut files = Files::default();
         if let Some((path, error)) = sources.reload(&mut files, Which::All).errors.pop() {
-            return Err(StartError(format!("{}: {error}", path.display())));
+            let keys = [("password_file", &auth.password_file), ("acl_file", &auth.acl_file)];
+            let key = keys.into_iter().find(|(_, file)| path == std::path::Path::new(file));
+            let key = key.map_or_else(|| "auth".to_owned(), |(key, _)| format!("auth.{key}"));
+            return Err(StartError(format!("{key}: {}: {error}", path.display())));
         }
-        let chain = Chain::new(&auth, &config.redis)
-            .map_err(|cause| StartError(format!("auth: {cause}")))?;
+        let chain = Chain::new(config).map_err(|cause| StartError(format!("auth: {cause}")))?;
         let mut bans = Bans::default();
-        for target in auth.ban.list.iter().filter_map(|text| text.parse().ok()) {
-            bans.add_configured(target);
-        }
+        bans.configure(&targets(&auth.ban));
         let window = auth.ban.window;
         let state = State {
             hub,
             chain,
-            limits: config.connections.clone(),
+            limits: Mutex::new(config.connections.clone()),
+            ban_time: Mutex::new(auth.ban.time),
             files: Mutex::new(files),
             registry: Mutex::default(),
             rules: Mutex::default(),
@@ -140,7 +137,6 @@ impl Service {
             stats: Mutex::default(),
             log: Mutex::default(),
             reload: Notify::new(),
-            config: auth,
         };
         Ok(Self { auth: Auth { state: Arc::new(state) }, sources })
     }
@@ -183,6 +179,22 @@ impl Auth {
         self.state.reload.notify_one();
     }
 
+    /// Puts other limits in force. Who is connected stays, but for those who are banned now.
+    pub fn reconfigure(&self, config: &Config) {
+        let (state, ban) = (&self.state, &config.auth.ban);
+        *lock(&state.limits) = config.connections.clone();
+        *lock(&state.ban_time) = ban.time;
+        lock(&state.failures).set(ban.failures_max, ban.window);
+        lock(&state.flaps).set(ban.flaps_max, ban.window);
+        let new = lock(&state.bans).configure(&targets(ban));
+        if is_needed(config) {
+            state.ask_from_now_on();
+        }
+        if !new.is_empty() {
+            state.end_banned(&new);
+        }
+    }
+
     /// Keeps `target` out of the whole group, for a while or until it is taken off the list;
     /// clients of it that are connected go. `false` if the list is full.
     pub fn ban(&self, target: Target, time: Option<Duration>) -> bool {
@@ -223,13 +235,9 @@ async fn answer(state: Arc<State>, question: AuthQuestion) {
 
 async fn watch(state: Arc<State>, mut sources: Sources) {
     let mut clock = tokio::time::interval(LOOK_EVERY);
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        return tracing::error!("SIGHUP cannot be caught; files are not read again");
-    };
     loop {
         let which = tokio::select! {
             _ = clock.tick() => Which::Changed,
-            _ = hangup.recv() => Which::All,
             () = state.reload.notified() => Which::All,
         };
         let mut files = lock(&state.files).clone();
@@ -311,7 +319,7 @@ impl State {
             lock(&self.stats).banned += 1;
             return Err(self.turn_away(who, ReasonCode::Banned, "banned"));
         }
-        let max = self.limits.per_address_max;
+        let max = lock(&self.limits).per_address_max;
         let count = who.address.map_or(0, |address| lock(&self.registry).count_from(address));
         if max > 0 && count > max {
             lock(&self.stats).over_address_limit += 1;
@@ -321,7 +329,7 @@ impl State {
         let is_named = !who.client.is_empty();
         if is_named && lock(&self.flaps).strike(who.client.clone(), now) {
             lock(&self.stats).bans_for_flapping += 1;
-            let (target, time) = (Target::Client(who.client.clone()), self.config.ban.time);
+            let (target, time) = (Target::Client(who.client.clone()), *lock(&self.ban_time));
             lock(&self.log).banned(&target, time, "it connects too often");
             self.ban(target, Some(time));
             return Err(self.turn_away(who, ReasonCode::Banned, "banned for flapping"));
@@ -347,9 +355,14 @@ impl State {
             None if grant.is_unproven => who.user = None,
             None => {}
         }
+        // Who it is, is known only now: a certificate, a token or SCRAM may have told.
+        if lock(&self.bans).is_banned(&who, Instant::now()) {
+            lock(&self.stats).banned += 1;
+            return self.turn_away(&who, ReasonCode::Banned, "banned");
+        }
         let acl = self.acl(&who, &grant, &files);
         let mut registry = lock(&self.registry);
-        let max = self.limits.per_user_max;
+        let max = lock(&self.limits).per_user_max;
         let is_new = registry.get_mut(key).is_some_and(|live| live.admitted.is_none());
         let has_all = who.user.as_ref().is_some_and(|user| registry.count_of(user) >= max);
         if max > 0 && is_new && has_all {
@@ -379,8 +392,7 @@ impl State {
 
     fn exchange(&self, key: Key, request: &AuthRequest, exchange: &AuthExchange) -> AuthOutcome {
         let mut who = Credentials::of(request);
-        let is_offered = self.config.chain.iter().any(|name| name == "scram");
-        if !is_offered || &*exchange.method != scram::METHOD {
+        if !self.chain.offers_scram(&who) || &*exchange.method != scram::METHOD {
             return self.turn_away(
                 &who,
                 ReasonCode::BadAuthenticationMethod,
@@ -470,7 +482,7 @@ impl State {
             && lock(&self.failures).strike(address, Instant::now())
         {
             lock(&self.stats).bans_for_failures += 1;
-            let (target, time) = (Target::Address(address.into()), self.config.ban.time);
+            let (target, time) = (Target::Address(address.into()), *lock(&self.ban_time));
             lock(&self.log).banned(&target, time, "too many failures");
             self.list(target, Some(time), Reach::Newcomers);
         }
@@ -615,6 +627,11 @@ impl State {
             self.tell(key, AuthOutcome::Refused { reason: ReasonCode::NotAuthorized });
         }
     }
+}
+
+/// Whom the configuration bans. What is no target was refused when it was read.
+fn targets(ban: &config::Ban) -> Vec<Target> {
+    ban.list.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// Whether what a right rests on is still in the files.

@@ -86,6 +86,8 @@ counters! {
     degraded,
     /// Messages for a node that left the group before it had them.
     node_gone,
+    /// SUBACKs that did not wait any longer for a live node to know the subscription.
+    unheard,
     /// Frames that could not be read.
     malformed,
 }

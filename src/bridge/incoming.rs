@@ -11,15 +11,17 @@ use octopus_engine::{
     Envelope, NodeIndex, PeerSet, ReplayId, RetainedFound, RetainedQuery, SessionId, SessionRef,
     ShardId,
 };
+use octopus_mqtt::QoS;
+use octopus_runtime::Plain;
 
 use super::{
     compat,
     link::LinkState,
     members::{View, id_of},
     outbox::Lane,
-    retained::Catch,
+    retained::{self, Catch},
     rules::Entry,
-    run::{Bridge, Node, Then, Told},
+    run::{After, Bridge, Node, Taken, Told},
     wire::{self, Control, Record},
     work::{Event, How, Op},
 };
@@ -38,7 +40,7 @@ impl Bridge {
             }
             Event::Seen => self.see_group(),
             Event::Written { ops, result } => self.on_written(ops, result),
-            Event::Listening => self.load_all(),
+            Event::Listening => self.listening(),
             Event::Heard { channel, payload } => self.heard(&channel, &payload),
             Event::Interest { node, found } => self.loaded(&node, &found),
             Event::Inbox(entries) => self.take_inbox(&entries),
@@ -55,6 +57,7 @@ impl Bridge {
     fn on_link(&mut self, state: LinkState) {
         self.link = state;
         if state.is_up() {
+            self.behind = Some(None);
             self.tell_all_interest();
             let has_overflowed = std::mem::take(&mut self.has_overflowed);
             let place = self.place.clone().filter(|_| !has_overflowed);
@@ -137,6 +140,7 @@ impl Bridge {
         tracing::warn!(node = name, epoch = node.epoch, "node has left the group");
         self.drop_lane(name, &mut node);
         self.numbers.insert(name.to_owned(), node.lane.numbers());
+        self.known.forget(name);
         self.give_all(&Envelope::NodeGone { node: node.index });
         self.by_index[usize::from(node.index.0)] = None;
         self.indexes.release(node.index.0);
@@ -145,7 +149,17 @@ impl Bridge {
 
     // --- what nodes want ---
 
-    fn load_all(&mut self) {
+    /// What was said while nobody listened is asked again.
+    fn listening(&mut self) {
+        self.is_listening = true;
+        self.see_group();
+        self.load_all();
+        if self.known.is_asked() || self.ready.is_some() {
+            self.tell_all_interest();
+        }
+    }
+
+    pub(super) fn load_all(&mut self) {
         let names: Vec<String> = self.nodes.keys().cloned().collect();
         names.iter().for_each(|name| self.load(name));
     }
@@ -168,6 +182,7 @@ impl Bridge {
             return;
         }
         node.known = Some(mark);
+        self.told.insert(name.to_owned());
         let wanted: HashSet<Entry> = found.keys().filter_map(|text| Entry::parse(text)).collect();
         let new: Vec<Entry> = wanted.difference(&node.entries).cloned().collect();
         let old: Vec<Entry> = node.entries.difference(&wanted).cloned().collect();
@@ -185,6 +200,7 @@ impl Bridge {
             return node.later.push(told);
         }
         let Told { epoch, number, changes } = told;
+        self.told.insert(name.to_owned());
         match node.known {
             Some(known) if (epoch, number) <= known => {}
             Some((known_epoch, last)) if epoch == known_epoch && number == last + 1 => {
@@ -220,6 +236,7 @@ impl Bridge {
             Entry::Group(key, _) => {
                 let presence = Self::group_presence(&node.entries, &key);
                 let home = key.clone();
+                self.told_group = true;
                 self.give_home(&home, Envelope::NodeGroup { node: index, key, presence });
             }
         }
@@ -229,14 +246,14 @@ impl Bridge {
 
     fn heard(&mut self, channel: &str, payload: &[u8]) {
         let keys = &self.work.keys;
-        if channel == keys.control() {
+        if channel == keys.control() || channel == keys.known(self.work.members.name()) {
             self.control(payload);
         } else if channel == keys.old_publish() {
             self.heard_predecessor(compat::read_publish(payload));
         } else if channel == keys.old_close() {
             self.heard_predecessor(compat::read_close(payload));
         } else {
-            self.take_frame(payload, true);
+            self.take_frame(payload, None);
         }
     }
 
@@ -248,6 +265,10 @@ impl Bridge {
         if head.origin == self.work.members.name() {
             return;
         }
+        if !self.nodes.contains_key(head.origin) {
+            // It waits until we know it.
+            self.work.look.notify_one();
+        }
         match control {
             Control::Reload => self.load(head.origin),
             Control::Interest(changes) => {
@@ -255,6 +276,7 @@ impl Bridge {
                 self.take_changes(head.origin, told);
             }
             Control::Kick { client, reason } => self.give_all(&Envelope::Kick { client, reason }),
+            Control::Known { epoch, number } => self.known.by(head.origin, (epoch, number)),
         }
     }
 
@@ -264,17 +286,25 @@ impl Bridge {
     }
 
     /// Hands the records of a frame to the shards, but for those seen before.
-    fn take_frame(&mut self, frame: &[u8], is_fast: bool) {
+    ///
+    /// - `taken`: the batch of the inbox it is of; `None`: it came by pub/sub.
+    fn take_frame(&mut self, frame: &[u8], taken: Option<&mut Taken>) {
         let (head, records) = match wire::messages(frame, self.clock()) {
             Ok(read) => read,
             Err(error) => return self.malformed(error),
         };
+        let is_fast = taken.is_none();
         let lanes = if is_fast { &mut self.fast_seen } else { &mut self.durable_seen };
         let seen = match lanes.get_mut(head.origin) {
             Some(seen) => seen,
             None => lanes.entry(head.origin.to_owned()).or_default(),
         };
         let take = seen.take(head.epoch, head.first, records.len() as u64);
+        if let Some(taken) = taken {
+            let is_qos2 = |record: &Record| record.message.qos() == QoS::ExactlyOnce;
+            taken.has_qos2 |= records.iter().any(is_qos2);
+            taken.seen.insert(head.origin.to_owned(), *seen);
+        }
         self.counters.gap(take.gap);
         self.counters.duplicate(take.duplicates);
         self.counters.received(records.len() as u64 - take.duplicates);
@@ -296,13 +326,12 @@ impl Bridge {
     }
 
     fn take_inbox(&mut self, entries: &[(String, Bytes)]) {
-        for (_, frame) in entries {
-            self.take_frame(frame, false);
+        let mut taken = Taken { count: entries.len(), ..Taken::default() };
+        for (id, frame) in entries {
+            taken.upto.clone_from(id);
+            self.take_frame(frame, Some(&mut taken));
         }
-        let seen = self.durable_seen.iter();
-        let seen = seen.map(|(origin, seen)| (origin.clone(), seen.to_text())).collect();
-        let upto = entries.last().map(|(id, _)| id.clone()).unwrap_or_default();
-        self.fence(Then::Trim { upto, seen });
+        self.fence(After::Inbox(taken));
     }
 
     // --- retained messages ---
@@ -320,7 +349,17 @@ impl Bridge {
                 Err(error) => self.malformed(error),
             }
         }
-        self.fence(Then::Permit(self.log_permits.clone()));
+        self.fence(After::Permit(self.log_permits.clone()));
+        self.read_log();
+    }
+
+    /// Whether the log is read as far as it reached when Redis was.
+    fn read_log(&mut self) {
+        if let (Some(Some(upto)), Some(place)) = (&self.behind, &self.place)
+            && retained::is_reached(place, upto)
+        {
+            self.behind = None;
+        }
     }
 
     /// Keeps what the log says, unless a change of our own is still to come in it.
@@ -339,13 +378,16 @@ impl Bridge {
     /// Our place in the log was compared with Redis.
     pub(super) fn caught(&mut self, catch: Catch) {
         match catch {
-            Catch::Up { at } => {
+            Catch::Up { at, upto } => {
                 if self.log_reader.is_none() {
                     self.follow_log(at);
                 }
+                self.behind = Some(Some(upto));
+                self.read_log();
             }
             Catch::Load { at, values, old } => {
                 let had_some = self.place.is_some();
+                self.behind = None;
                 self.forget_pending();
                 let known = values.keys().chain(old.keys()).cloned().collect();
                 self.load_retained(&values, &old);
@@ -356,6 +398,7 @@ impl Bridge {
             }
             Catch::Restore => {
                 tracing::warn!("Redis has lost retained messages; giving back what we hold");
+                self.behind = None;
                 self.forget_pending();
                 self.follow_log("0-0".to_owned());
                 self.start_sweep(None);
@@ -378,7 +421,10 @@ impl Bridge {
                 Some(message) => {
                     self.apply_retained(Record { group: None, message }, false);
                 }
-                None => tracing::warn!(%topic, "the predecessor's retained message is not read"),
+                None => {
+                    let topic = tracing::field::display(Plain(topic));
+                    tracing::warn!(topic, "the predecessor's retained message is not read");
+                }
             }
         }
     }

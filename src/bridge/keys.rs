@@ -75,6 +75,11 @@ impl Keys {
         self.own(&format!("BRIDGE:{name}"))
     }
 
+    /// Channel: how far other nodes know what a node wants.
+    pub fn known(&self, id: &str) -> String {
+        self.own(&format!("KNOWN:{id}"))
+    }
+
     /// Channel: control frames for all nodes.
     pub fn control(&self) -> String {
         self.own("CONTROL")

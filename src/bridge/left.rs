@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     rules::Seen,
-    run::{Bridge, Then},
+    run::{After, Bridge},
     wire,
     work::{Event, Work, entry_of, next_id},
 };
@@ -97,7 +97,7 @@ impl Bridge {
             }
         }
         self.rounds.insert(round, seen);
-        self.fence(Then::Permit(self.left_permits.clone()));
+        self.fence(After::Permit(self.left_permits.clone()));
     }
 
     pub(super) fn end_round(&mut self, round: u64) {

@@ -3,20 +3,21 @@
 //! Read in this order: `rules` (the promises), `wire` (what nodes write to each other),
 //! `outbox` (what waits to be written), `run`, `outgoing` and `incoming` (the bridge itself:
 //! from the shards to Redis, from Redis to the shards), `retained` (how a node catches up),
-//! `left` (what a node that is dead or silent had not taken in), `work` (the tasks that wait for
-//! Redis), `keys`, `link` and `members` (names, the connection, the lease), `compat` (the
-//! predecessor's JSON).
+//! `known` (which nodes know what a node wants), `left` (what a node that is dead or silent had
+//! not taken in), `work` (the tasks that wait for Redis), `keys`, `link` and `members` (names,
+//! the connection, the lease), `compat` (the predecessor's JSON).
 //!
-//! Promises. QoS 0 crosses at most once, by pub/sub. QoS 1 and 2 are acknowledged when they are
-//! in the inbox stream of every node that wants them, and stay there until its shards have
-//! them. Within each of the two, one publisher's messages keep their order; a QoS 0 message may
-//! overtake or be overtaken by one of QoS 1 or 2. What is lost, comes twice or is refused is
-//! counted (`counters`).
+//! Promises. A SUBACK leaves when every live node knows the subscription. QoS 0 crosses at most
+//! once, by pub/sub. QoS 1 and 2 are acknowledged when they are in the inbox stream of every node
+//! that wants them, and stay there until its shards have them. Within each of the two, one
+//! publisher's messages keep their order; a QoS 0 message may overtake or be overtaken by one of
+//! QoS 1 or 2. What is lost, comes twice or is refused is counted (`counters`).
 
 pub mod compat;
 pub mod counters;
 mod incoming;
 pub mod keys;
+mod known;
 mod left;
 pub mod members;
 pub mod outbox;
@@ -27,7 +28,7 @@ mod run;
 pub mod wire;
 pub mod work;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -45,7 +46,7 @@ use self::{
 use crate::config::{Clustering, Config};
 
 /// How long a node waits for Redis before it starts without.
-const REDIS_WAIT: Duration = Duration::from_secs(5);
+pub const REDIS_WAIT: Duration = Duration::from_secs(5);
 /// Events that wait for the bridge's turn.
 const EVENTS_MAX: usize = 256;
 
@@ -72,11 +73,13 @@ impl Joined {
         let (id, lease) = (&config.broker.id, config.cluster.lease);
         let members = Members::new(link.clone(), keys.clone(), id, incarnation, lease);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let work = Work { link, keys, members, events: sender };
+        let work = Work { link, keys, members, events: sender, look: Arc::default() };
         let is_there = work.link.wait_up(REDIS_WAIT).await;
         let mut catch = None;
         if is_there {
             work.members.join().await?;
+            // Now the list of nodes is whole.
+            work.members.refresh().await.map_err(JoinError::Link)?;
             catch = work.compare(None).await;
         } else {
             tracing::warn!("Redis is not there; serving this node's clients alone until it is");

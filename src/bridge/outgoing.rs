@@ -76,6 +76,7 @@ impl Bridge {
                 ops.extend(node.lane.take_durable(epoch).into_iter().map(Op::Append));
             }
         }
+        ops.append(&mut self.answers);
         if ops.is_empty() {
             return;
         }
@@ -240,6 +241,7 @@ impl Bridge {
             self.lost(parcel.receipt);
         }
         self.expire_waiting(now);
+        self.answer_late(now);
         if self.nodes.values().any(|node| node.missing_since.is_some()) {
             self.see_group();
         }

@@ -15,8 +15,8 @@ use super::work::{Event, Work};
 /// What a node finds when it compares its place in the log with Redis.
 #[derive(Debug)]
 pub enum Catch {
-    /// The log goes on where we left it.
-    Up { at: String },
+    /// The log goes on where we left it, and reaches to `upto` by now.
+    Up { at: String, upto: String },
     /// All values, to replace what we hold; the log goes on behind `at`. `old`: what the
     /// predecessor kept, which counts for topics without a value.
     Load { at: String, values: HashMap<String, Vec<u8>>, old: HashMap<String, Vec<u8>> },
@@ -33,6 +33,11 @@ impl Id {
         let (ms, number) = text.split_once('-').unwrap_or((text, "0"));
         Self(ms.parse().unwrap_or(0), number.parse().unwrap_or(0))
     }
+}
+
+/// Whether a log that is read up to `place` is read up to `upto`.
+pub(super) fn is_reached(place: &str, upto: &str) -> bool {
+    Id::parse(place) >= Id::parse(upto)
 }
 
 impl Work {
@@ -65,7 +70,7 @@ impl Work {
         match place {
             Some(place) if Id::parse(place) > Id::parse(&last) => Some(Catch::Restore),
             Some(place) if Id::parse(place) >= Id::parse(&forgotten) => {
-                Some(Catch::Up { at: place.to_owned() })
+                Some(Catch::Up { at: place.to_owned(), upto: last })
             }
             _ => self.load(last).await,
         }

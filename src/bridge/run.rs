@@ -14,7 +14,7 @@ use octopus_engine::{
 use octopus_mqtt::{QoS, ReasonCode};
 use octopus_runtime::HubSender;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -22,6 +22,7 @@ use super::{
     Joined,
     compat::Outside,
     counters::Counters,
+    known::{Known, Mark},
     link::LinkState,
     outbox::{Lane, Load, Numbers, Parcel},
     retained::Pending,
@@ -37,6 +38,9 @@ pub(super) const READ_AHEAD: usize = 8;
 const TICK: Duration = Duration::from_millis(250);
 /// How long a message is kept whose publisher has its acknowledgement, or never gets one.
 const KEEP_TIME: Duration = Duration::from_secs(24 * 3600);
+/// How long, and for how many entries, what was taken from the inbox is not noted in Redis.
+const NOTE_INTERVAL: Duration = Duration::from_millis(100);
+const NOTE_COUNT_MAX: usize = 512;
 /// Envelopes taken from the shards before what they led to is written.
 const TURN_COUNT: usize = 1024;
 
@@ -46,7 +50,7 @@ pub(super) struct Node {
     pub(super) epoch: u64,
     pub(super) lane: Lane,
     /// Epoch and number of the last change of its interest that is in force here.
-    pub(super) known: Option<(u64, u64)>,
+    pub(super) known: Option<Mark>,
     pub(super) entries: HashSet<Entry>,
     /// Changes that came while its interest is being loaded.
     pub(super) later: Vec<Told>,
@@ -67,15 +71,34 @@ pub(super) struct Told {
 struct Fence {
     barrier: u64,
     left: u16,
-    then: Then,
+    then: After,
 }
 
-/// What is done when the shards have a batch.
-pub(super) enum Then {
-    /// The inbox is trimmed up to this entry, the batch's last, and what was seen then is noted.
-    Trim { upto: String, seen: Vec<(String, String)> },
+/// What is to be done when the shards have taken something in.
+pub(super) enum After {
     /// More may be read.
     Permit(Arc<Semaphore>),
+    Inbox(Taken),
+    /// What these nodes want, up to these marks. Of a shared group the home shard tells the
+    /// others: they have it for certain when they are asked once more (`again`).
+    Told {
+        marks: Vec<(String, Mark)>,
+        again: bool,
+    },
+}
+
+/// What was taken in of the inbox.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// The fence behind it.
+    pub(super) barrier: u64,
+    /// Its last entry.
+    pub(super) upto: String,
+    /// How far the lanes of its senders were seen with it.
+    pub(super) seen: HashMap<String, Seen>,
+    /// One of its messages must not come again.
+    pub(super) has_qos2: bool,
+    pub(super) count: usize,
 }
 
 /// See the module. Made before the shards, run beside them.
@@ -119,6 +142,23 @@ pub struct Bridge {
     pub(super) rounds: HashMap<u64, HashMap<String, Seen>>,
     pub(super) last_round: u64,
     pub(super) left_permits: Arc<Semaphore>,
+    /// Nodes that changed what they want since the shards were last asked to take it in.
+    pub(super) told: HashSet<String>,
+    /// Shared groups are among it.
+    pub(super) told_group: bool,
+    pub(super) known: Known,
+    /// Told when this node may let clients in; `None` then.
+    pub(super) ready: Option<oneshot::Sender<()>>,
+    pub(super) is_listening: bool,
+    /// Every other node knows this one.
+    pub(super) is_known: bool,
+    /// What is written behind the lanes.
+    pub(super) answers: Vec<Op>,
+    /// Until where the log is to be read before this node knows what is retained; `Some(None)`:
+    /// that is being found out.
+    pub(super) behind: Option<Option<String>>,
+    /// What was taken in; `count` of it since it was last noted in Redis.
+    taken: Taken,
     fences: VecDeque<Fence>,
     last_barrier: u64,
     pub(super) inbox_permits: Arc<Semaphore>,
@@ -178,6 +218,15 @@ impl Bridge {
             rounds: HashMap::new(),
             last_round: 0,
             left_permits: Arc::new(Semaphore::new(READ_AHEAD)),
+            told: HashSet::new(),
+            told_group: false,
+            known: Known::default(),
+            ready: None,
+            is_listening: false,
+            is_known: false,
+            answers: Vec::new(),
+            behind: None,
+            taken: Taken::default(),
             fences: VecDeque::new(),
             last_barrier: 0,
             inbox_permits: Arc::new(Semaphore::new(READ_AHEAD)),
@@ -197,10 +246,19 @@ impl Bridge {
         bridge
     }
 
+    /// Told when this node's shards know what every other node wants, which they must before a
+    /// client of theirs publishes.
+    pub fn ready(&mut self) -> oneshot::Receiver<()> {
+        let (sender, ready) = oneshot::channel();
+        self.ready = Some(sender);
+        ready
+    }
+
     /// Runs until the hub has ended.
     pub async fn run(mut self) {
         self.spawn_tasks();
         let mut tick = tokio::time::interval(TICK);
+        let mut note = tokio::time::interval(NOTE_INTERVAL);
         let mut taken = Vec::new();
         loop {
             tokio::select! {
@@ -217,24 +275,28 @@ impl Bridge {
                     None => return,
                 },
                 _ = tick.tick() => self.tick(),
+                _ = note.tick(), if self.has_taken() => self.note_taken(),
             }
+            self.fence_told();
+            self.answer_asked();
             self.write();
             self.counters.set_waiting(self.load.count, self.load.bytes);
             self.hand_over();
+            self.say_ready();
         }
     }
 
     fn spawn_tasks(&self) {
         let work = &self.work;
-        let id = work.members.name();
-        let mut channels = vec![work.keys.fast(id), work.keys.control()];
+        let name = work.members.name();
+        let mut channels = vec![work.keys.fast(name), work.keys.control(), work.keys.known(name)];
         if self.config.compat.enable {
             channels.extend([work.keys.old_publish(), work.keys.old_close()]);
         }
         tokio::spawn(work.clone().follow_link());
         tokio::spawn(work.clone().keep_lease(self.config.lease));
         tokio::spawn(work.clone().listen(channels));
-        let (inbox, permits) = (work.keys.inbox(id), self.inbox_permits.clone());
+        let (inbox, permits) = (work.keys.inbox(name), self.inbox_permits.clone());
         tokio::spawn(work.clone().read(inbox, "0-0".to_owned(), permits, Event::Inbox));
     }
 
@@ -263,6 +325,7 @@ impl Bridge {
             }
             Envelope::Retained { message, receipt } => self.retain(&message, How::Set, receipt),
             Envelope::RetainedFound(found) => self.found_retained(shard, *found),
+            Envelope::Fence { barrier } => self.asked(shard, barrier),
             Envelope::Fenced { barrier } => self.fenced(barrier),
             Envelope::Owed { node } => self.owe(node),
             Envelope::LetGo { receipts } => self.void(shard, &receipts),
@@ -341,17 +404,45 @@ impl Bridge {
             && let Some(fence) = self.fences.pop_front()
         {
             match fence.then {
-                Then::Permit(permits) => permits.add_permits(1),
-                Then::Trim { upto, seen } => {
+                After::Permit(permits) => permits.add_permits(1),
+                After::Told { marks, again: true } => {
+                    self.fence(After::Told { marks, again: false });
+                }
+                After::Told { marks, again: false } => self.say_known(marks),
+                After::Inbox(taken) => {
                     self.inbox_permits.add_permits(1);
-                    self.waiting.push_back(Op::Trim { barrier: fence.barrier, upto, seen });
+                    self.taken_in(Taken { barrier: fence.barrier, ..taken });
                 }
             }
         }
     }
 
+    /// Notes that the shards have a batch: at once if one of its messages must not come again,
+    /// else with others. What is not noted comes again if this node dies.
+    fn taken_in(&mut self, taken: Taken) {
+        (self.taken.barrier, self.taken.upto) = (taken.barrier, taken.upto);
+        self.taken.seen.extend(taken.seen);
+        self.taken.count += taken.count;
+        if taken.has_qos2 || self.taken.count >= NOTE_COUNT_MAX {
+            self.note_taken();
+        }
+    }
+
+    fn has_taken(&self) -> bool {
+        self.taken.count > 0
+    }
+
+    /// Has Redis forget what this node has. All lanes are noted each time: what was noted last
+    /// may have been put off (`untrimmed`).
+    pub(super) fn note_taken(&mut self) {
+        self.taken.count = 0;
+        let Taken { barrier, ref upto, ref seen, .. } = self.taken;
+        let seen = seen.iter().map(|(origin, seen)| (origin.clone(), seen.to_text())).collect();
+        self.waiting.push_back(Op::Trim { barrier, upto: upto.clone(), seen });
+    }
+
     /// Asks every shard to say when it has taken in what was sent to it so far.
-    pub(super) fn fence(&mut self, then: Then) {
+    pub(super) fn fence(&mut self, then: After) {
         self.last_barrier += 1;
         let barrier = self.last_barrier;
         self.fences.push_back(Fence { barrier, left: self.shards, then });

@@ -64,6 +64,11 @@ pub enum Control {
         client: Box<str>,
         reason: ReasonCode,
     },
+    /// The sender has taken in what the receiver wants, up to this change.
+    Known {
+        epoch: u64,
+        number: u64,
+    },
 }
 
 /// A message, and the shared group whose members here it is for.
@@ -139,6 +144,11 @@ pub fn control(head: &Head<'_>, control: &Control) -> Vec<u8> {
             out.push(*reason as u8);
             put_text(&mut out, client);
         }
+        Control::Known { epoch, number } => {
+            out.push(3);
+            out.extend_from_slice(&epoch.to_be_bytes());
+            out.extend_from_slice(&number.to_be_bytes());
+        }
     }
     out
 }
@@ -162,6 +172,7 @@ pub fn read_control(bytes: &[u8]) -> Result<(Head<'_>, Control), WireError> {
             let reason = ReasonCode::from_u8(reader.u8()?).ok_or(WireError::Malformed)?;
             Control::Kick { reason, client: reader.text()?.into() }
         }
+        3 => Control::Known { epoch: reader.u64()?, number: reader.u64()? },
         _ => return Err(WireError::Malformed),
     };
     reader.end()?;
@@ -320,6 +331,7 @@ mod tests {
             Control::Reload,
             Control::Interest(vec![("a/#".into(), true), ("+".into(), false)]),
             Control::Kick { client: "c".into(), reason: ReasonCode::SessionTakenOver },
+            Control::Known { epoch: 3, number: 17 },
         ] {
             let bytes = control(&HEAD, &told);
             assert_eq!(read_control(&bytes), Ok((HEAD, told)));

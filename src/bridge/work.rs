@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use redis::{Pipeline, Value};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::{
     keys::Keys,
@@ -210,6 +210,8 @@ pub struct Work {
     pub keys: Keys,
     pub members: Members,
     pub events: mpsc::Sender<Event>,
+    /// The group is to be looked at now.
+    pub look: Arc<Notify>,
 }
 
 impl Work {
@@ -242,6 +244,7 @@ impl Work {
             }
             tokio::select! {
                 () = tokio::time::sleep(lease / 4) => {}
+                () = self.look.notified() => {}
                 changed = state.changed() => if changed.is_err() { return },
             }
         }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use octopus_runtime::stream::UserFrom;
 
 use super::{Config, ConfigError, ListenerKind};
+use crate::auth::ANYONE;
 
 /// Everything in `config` that contradicts itself.
 pub(super) fn check(config: &Config) -> Vec<ConfigError> {
@@ -14,9 +15,7 @@ pub(super) fn check(config: &Config) -> Vec<ConfigError> {
     };
     check_listeners(config, &mut conflict);
     check_redis(config, &mut conflict);
-    if config.broker.auth.enable {
-        check_auth(config, &mut conflict);
-    }
+    check_auth(config, &mut conflict);
     check_certificates(config, &mut conflict);
     errors
 }
@@ -70,7 +69,10 @@ fn check_listeners(config: &Config, conflict: &mut impl FnMut(&str, String)) {
 /// A backend needs what it goes by.
 fn check_auth(config: &Config, conflict: &mut impl FnMut(&str, String)) {
     let auth = &config.auth;
-    let has = |backend: &str| auth.chain.iter().any(|name| name == backend);
+    let listeners = config.all_listeners();
+    let asked: Vec<&String> =
+        listeners.iter().flat_map(|listener| config.chain_of(listener)).collect();
+    let has = |backend: &str| asked.iter().any(|name| *name == backend);
     let mut need = |backend: &str, key: &str, is_given: bool| {
         if has(backend) && !is_given {
             conflict(key, format!("not given; {backend} in auth.chain needs it"));
@@ -81,18 +83,23 @@ fn check_auth(config: &Config, conflict: &mut impl FnMut(&str, String)) {
     need("http", "auth.http.url", !auth.http.url.is_empty());
     let jwt = &auth.jwt;
     need("jwt", "auth.jwt.key_file", !jwt.key_file.is_empty() || !jwt.secret.is_empty());
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let is_open = listener.chain.iter().any(|word| word == ANYONE);
+        if is_open && listener.chain.len() > 1 {
+            let key = format!("listeners.{index}.auth.chain");
+            conflict(&key, format!("{ANYONE} and others; expected it alone"));
+        }
+    }
 }
 
 /// A name from a certificate is worth nothing if nobody looks at it.
 fn check_certificates(config: &Config, conflict: &mut impl FnMut(&str, String)) {
-    let looks = config.auth.chain.iter().any(|name| name == "certificate");
-    if looks && config.broker.auth.enable {
-        return;
-    }
     for (index, listener) in config.listeners.iter().enumerate() {
-        if listener.tls.user_from != UserFrom::None {
+        let looks = config.chain_of(listener).iter().any(|name| name == "certificate");
+        if listener.tls.user_from != UserFrom::None && !looks {
             let key = format!("listeners.{index}.tls.user_from");
-            let cause = "given; expected certificate in auth.chain and broker.auth.enable";
+            let cause = "given; expected certificate in the listener's auth.chain, or in that of \
+                         all and broker.auth.enable";
             conflict(&key, cause.to_owned());
         }
     }

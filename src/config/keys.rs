@@ -3,12 +3,16 @@
 //! Defaults are those of [`Config::default`]. Order is that of `config/octopus.yml` and of
 //! `--help`. Names are the predecessor's where it had them.
 
+mod listener;
+
 use std::time::Duration;
 
 use super::{
     Config, Listener, Shards,
     value::{Field, Kind, Value},
 };
+
+pub(super) use listener::LISTENER_KEYS;
 
 /// One key of `T`.
 pub(super) struct Key<T> {
@@ -61,14 +65,6 @@ const ANY_PORT: Kind = count(0, 65_535, "");
 const PORT: Kind = count(1, 65_535, "");
 const HOST: Kind = Kind::Text { what: "a host name or an address", valid: is_host };
 const TEXT: Kind = Kind::Text { what: "text", valid: |_| true };
-const ADDRESS: Kind = Kind::Text {
-    what: "host:port, or for kind unix a path with a slash",
-    valid: |text| is_endpoint(text) || (text.contains('/') && !text.contains('\0')),
-};
-const MODE: Kind = Kind::Text {
-    what: "permissions in octal, 000 to 777",
-    valid: |text| super::parse_mode(text).is_some(),
-};
 const ENDPOINTS: Kind = Kind::List { what: "host:port", valid: is_endpoint };
 const BACKENDS: Kind = Kind::List {
     what: "one of anonymous, password_file, certificate, jwt, http, redis, scram",
@@ -82,8 +78,6 @@ const FILTERS: Kind = Kind::List {
     what: "a topic filter",
     valid: |text| octopus_mqtt::TopicFilter::parse(text).is_ok(),
 };
-const NETWORKS: Kind =
-    Kind::List { what: "an address or a network as 10.0.0.0/8", valid: is_network };
 const GROUP: Kind = Kind::Text {
     what: "nothing, or up to 64 of letters, digits, '_', '-', '.'",
     valid: |text| text.is_empty() || is_name(text),
@@ -342,6 +336,24 @@ pub(super) static KEYS: &[Key<Config>] = &[
         |c| &mut c.limits.retain_available,
     ),
     key(
+        "limits.wildcard_available",
+        Kind::Switch,
+        "Whether filters may have wildcards; false: refused (0xA2).",
+        |c| &mut c.limits.wildcard_available,
+    ),
+    key(
+        "limits.shared_available",
+        Kind::Switch,
+        "Whether there are shared subscriptions; false: refused (0x9E).",
+        |c| &mut c.limits.shared_available,
+    ),
+    key(
+        "limits.subscription_id_available",
+        Kind::Switch,
+        "Whether subscriptions may have identifiers; false: refused (0xA1).",
+        |c| &mut c.limits.subscription_id_available,
+    ),
+    key(
         "limits.shared_payload_min",
         bytes(0, 256 * MIB),
         "Payloads from this size are shared by reference, smaller ones copied to each subscriber's buffer.",
@@ -598,69 +610,6 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key("log.format", Kind::Choice(&["text", "json"]), "How a log line is written.", |c| {
         &mut c.log.format
     }),
-];
-
-/// The keys of each map in `listeners`.
-pub(super) static LISTENER_KEYS: &[Key<Listener>] = &[
-    key("name", NAME, "For logs and metrics; must be given.", |l| &mut l.name),
-    key(
-        "kind",
-        Kind::Choice(&["tcp", "tls", "ws", "wss", "unix"]),
-        "What is below MQTT: TCP, TLS, WebSocket, WebSocket over TLS, a Unix socket.",
-        |l| &mut l.kind,
-    ),
-    key("address", ADDRESS, "Where to listen; must be given.", |l| &mut l.address),
-    key(
-        "socket_mode",
-        MODE,
-        "Permissions of a Unix socket's file; who may write to it may connect.",
-        |l| &mut l.socket_mode,
-    ),
-    key("backlog", count(1, 65_535, "connections"), "As broker.backlog.", |l| &mut l.backlog),
-    key("message_rate_max", LISTENER_MESSAGES, "As broker.message_rate_max.", |l| {
-        &mut l.message_rate_max
-    }),
-    key("byte_rate_max", bytes(0, TIB), "As broker.byte_rate_max.", |l| &mut l.byte_rate_max),
-    key(
-        "proxy_protocol",
-        Kind::Switch,
-        "Whether connections begin with a PROXY protocol header (1 or 2) that names the client.",
-        |l| &mut l.proxy_protocol,
-    ),
-    key(
-        "trusted_proxies",
-        NETWORKS,
-        "Who may send that header; others are closed. Also believed about X-Forwarded-For of WebSockets. Empty: this machine and private networks, and no X-Forwarded-For.",
-        |l| &mut l.trusted_proxies,
-    ),
-    key("tls.certificate", TEXT, "PEM file: the server's certificate and its chain.", |l| {
-        &mut l.tls.certificate
-    }),
-    key("tls.key", TEXT, "PEM file: its private key.", |l| &mut l.tls.key),
-    key(
-        "tls.client_ca",
-        TEXT,
-        "PEM file: authorities of clients' certificates. Empty: none is asked for.",
-        |l| &mut l.tls.client_ca,
-    ),
-    key(
-        "tls.require_client_certificate",
-        Kind::Switch,
-        "Whether clients without a certificate are refused.",
-        |l| &mut l.tls.require_client_certificate,
-    ),
-    key(
-        "tls.crl",
-        TEXT,
-        "PEM file: revocation lists, one of every authority in clients' chains. Empty: none.",
-        |l| &mut l.tls.crl,
-    ),
-    key(
-        "tls.user_from",
-        Kind::Choice(&["none", "cn", "subject"]),
-        "What of a client's certificate is its user name, whatever its CONNECT says: nothing, the common name, or the subject as CN=alice,O=example. For certificate in auth.chain.",
-        |l| &mut l.tls.user_from,
-    ),
 ];
 
 impl Field for Shards {

@@ -118,10 +118,16 @@ pub struct Listener {
     /// What all of its clients may send; 0: any number.
     pub message_rate_max: u32,
     pub byte_rate_max: usize,
+    /// Its connections; 0: any number.
+    pub connections_max: u32,
+    /// Who decides about its clients; empty: `auth.chain`, if `broker.auth.enable` is.
+    pub chain: Vec<String>,
     /// Connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// Networks of the proxies that are believed.
     pub trusted_proxies: Vec<String>,
+    /// Origins of the pages that may open a WebSocket; empty: any.
+    pub origins: Vec<String>,
     /// For the kinds with TLS.
     pub tls: ListenerTls,
 }
@@ -329,8 +335,11 @@ impl Default for Listener {
             backlog: Broker::default().backlog,
             message_rate_max: 0,
             byte_rate_max: 0,
+            connections_max: 0,
+            chain: Vec::new(),
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            origins: Vec::new(),
             tls: ListenerTls::default(),
         }
     }
@@ -486,6 +495,16 @@ impl Config {
             ..Listener::default()
         });
         first.into_iter().chain(self.listeners.iter().cloned()).collect()
+    }
+
+    /// The words of the chain that decides about a listener's clients; none: everyone is let in.
+    pub fn chain_of<'a>(&'a self, listener: &'a Listener) -> &'a [String] {
+        match (&listener.chain[..], self.broker.auth.enable) {
+            ([], true) => &self.auth.chain,
+            ([], false) => &[],
+            ([word], _) if word == crate::auth::ANYONE => &[],
+            (own, _) => own,
+        }
     }
 }
 

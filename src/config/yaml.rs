@@ -137,7 +137,10 @@ impl YamlFile {
                 )
             }
         };
-        ConfigError::Malformed { place, cause: cause.to_owned() }
+        let tab = error.location().and_then(|at| self.text.lines().nth(at.line() - 1));
+        let tab = tab.is_some_and(|line| line.trim_start_matches(' ').starts_with('\t'));
+        let hint = if tab { "; indent with spaces, YAML takes no tabs" } else { "" };
+        ConfigError::Malformed { place, cause: format!("{cause}{hint}") }
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) async fn answer(asked: &Asked, app: &App) -> Result<Answer, Refused> 
     }
     let body = match (method, segments.as_slice()) {
         (_, ["status"]) => status(app).await?,
-        (_, ["nodes"]) => nodes(app),
+        (_, ["nodes"]) => nodes(app).await?,
         (_, ["listeners"]) => listeners(app).await?,
         (_, ["clients"]) => list::clients(asked, app, list::Which::Connected).await?,
         (_, ["sessions"]) => list::clients(asked, app, list::Which::All).await?,
@@ -98,21 +98,21 @@ async fn status(app: &App) -> Result<Value, Refused> {
     Ok(view::status(app, &shards))
 }
 
-fn nodes(app: &App) -> Value {
-    let own = json!({
-        "id": app.node,
-        "live": true,
-        "self": true,
+/// The nodes of the group, or this one alone; each with what it last told of itself.
+async fn nodes(app: &App) -> Result<Value, Refused> {
+    let group = app.nodes.as_ref().map(|nodes| nodes()).unwrap_or_default();
+    let (own, others): (Vec<_>, Vec<_>) = group.into_iter().partition(|node| node.id == app.node);
+    let figures = own.into_iter().map(|node| node.figures).find(|figures| !figures.is_null());
+    let figures = match figures {
+        Some(figures) => figures,
+        None => view::own_figures(app, &app.stats().await.ok_or_else(Refused::unavailable)?),
+    };
+    let own = json!({ "id": app.node, "live": true, "self": true, "figures": figures });
+    let others = others.into_iter().map(|node| {
+        json!({ "id": node.id, "live": node.is_live, "self": false, "figures": node.figures })
     });
-    let others = app.nodes.as_ref().map(|nodes| nodes()).unwrap_or_default();
-    let others = others.into_iter().filter(|node| node.id != app.node).map(|node| {
-        json!({
-            "id": node.id,
-            "live": node.is_live,
-            "self": false,
-        })
-    });
-    json!({ "group": app.group, "nodes": std::iter::once(own).chain(others).collect::<Vec<_>>() })
+    let nodes: Vec<Value> = std::iter::once(own).chain(others).collect();
+    Ok(json!({ "group": app.group, "nodes": nodes }))
 }
 
 async fn listeners(app: &App) -> Result<Value, Refused> {
@@ -212,9 +212,7 @@ fn set_log(app: &App, body: &Value) -> Result<Value, Refused> {
 
 fn reload(app: &App) -> Result<Value, Refused> {
     let done = (app.reload)().map_err(|error| Refused::new(StatusCode::CONFLICT, error))?;
-    let (applied, needs_restart) = (done.applied, done.needs_restart);
-    tracing::info!(?applied, ?needs_restart, "configuration reloaded");
-    Ok(json!({ "applied": applied, "needs_restart": needs_restart }))
+    Ok(json!({ "applied": done.applied, "needs_restart": done.needs_restart }))
 }
 
 /// What a search asks for: all, a beginning, or a part of the Client Identifier.

@@ -82,6 +82,8 @@ pub struct NodeInfo {
     pub id: String,
     /// Its lease holds.
     pub is_live: bool,
+    /// What it told the group of itself, as an object of the API; null if nothing lately.
+    pub figures: serde_json::Value,
 }
 
 /// One listener as the API shows it.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use octopus_engine::{
     ClientDetail, ClientInfo, Dropped, Happened, Histogram, Hop, Incident, Message, Origin,
-    ShardId, Stats, Step, SubscriptionInfo, What,
+    PendingInfo, ShardId, Stats, Step, SubscriptionInfo, What,
 };
 use octopus_mqtt::Version;
 use serde_json::{Map, Value, json};
@@ -25,6 +25,21 @@ pub(super) fn status(app: &App, shards: &[Stats]) -> Value {
         "cpu_s": process::cpu_time().map(|time| time.as_secs_f64()),
         "latency": latency(shards),
         "shards": shards.iter().enumerate().map(|(id, stats)| shard(id, stats)).collect::<Vec<_>>(),
+    })
+}
+
+/// A node's figures where there is no group that would tell them; without rates.
+pub(super) fn own_figures(app: &App, shards: &[Stats]) -> Value {
+    let sum = |of: fn(&Stats) -> u64| shards.iter().map(of).sum::<u64>();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": app.started.elapsed().as_secs(),
+        "connections": sum(|stats| stats.connections),
+        "sessions": sum(|stats| stats.sessions),
+        "subscriptions": sum(|stats| stats.subscriptions),
+        "received_per_s": null,
+        "sent_per_s": null,
+        "memory_bytes": process::memory_bytes(),
     })
 }
 
@@ -110,8 +125,22 @@ pub(super) fn client_detail(app: &App, shard: ShardId, detail: &ClientDetail) ->
         incidents.map(|found| incident(detail.now.since(found.at), shard, found)).collect();
     value["subscriptions"] = subscriptions.into();
     value["will_topic"] = json!(detail.will_topic);
+    value["inflight"] = detail.inflight.iter().map(pending).collect();
+    value["queue"] = detail.queue.iter().map(pending).collect();
     value["incidents"] = incidents.into();
     value
+}
+
+/// A message on its way to a client; without a message it is the client's, but for PUBCOMP.
+fn pending(pending: &PendingInfo) -> Value {
+    let message = pending.message.as_ref();
+    json!({
+        "packet_id": pending.packet_id.map(|id| id.get()),
+        "topic": message.map(|message| &message.topic),
+        "qos": message.map_or(2, |message| message.qos as u8),
+        "retain": message.is_some_and(|message| message.retain),
+        "bytes": message.map(|message| message.payload_bytes),
+    })
 }
 
 fn version(version: Version) -> &'static str {

@@ -57,7 +57,13 @@ impl Api {
         let asked = self.request(method, resource, body);
         let answered = self.runtime.block_on(async { tokio::time::timeout(TIMEOUT, asked).await });
         answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
-            io::Error::new(error.kind(), format!("http://{}: {error}", self.authority))
+            let hint = match error.kind() {
+                io::ErrorKind::ConnectionRefused => {
+                    "; is octopus running? Its admin API is where http.host and http.port say"
+                }
+                _ => "",
+            };
+            io::Error::new(error.kind(), format!("http://{}: {error}{hint}", self.authority))
         })
     }
 

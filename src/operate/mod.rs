@@ -150,7 +150,7 @@ fn status(status: &Value) -> String {
         ("received", "messages_received"),
         ("sent", "messages_sent"),
     ];
-    let mut table = Table::new(columns.map(|(title, _)| title));
+    let mut table = Table::new(columns.map(|(title, _)| title)).figures(0..9);
     for shard in list(&status["shards"]) {
         table.row(columns.map(|(_, key)| text(&shard[key])));
     }
@@ -182,7 +182,7 @@ fn clients(api: &Api, search: Option<&str>, all: bool) -> io::Result<String> {
     let name = if all { "sessions" } else { "clients" };
     let titles =
         ["client", "address", "version", "user", "subscriptions", "queued", "in flight", "shard"];
-    let mut table = Table::new(titles);
+    let mut table = Table::new(titles).figures(4..8);
     let mut cursor = String::new();
     loop {
         let search = api::encoded(search.unwrap_or_default());
@@ -236,7 +236,25 @@ fn detail(client: &Value) -> String {
         let filter = text(&subscription["filter"]);
         line("subscription", format!("{filter} (QoS {})", text(&subscription["qos"])));
     }
+    for (name, key) in [("sent", "inflight"), ("waits", "queue")] {
+        list(&client[key]).iter().for_each(|message| line(name, pending(message)));
+    }
     told + &incidents(list(&client["incidents"]))
+}
+
+/// One message in flight or in the queue.
+fn pending(message: &Value) -> String {
+    let id = match &message["packet_id"] {
+        Value::Null => String::new(),
+        id => format!(", packet {id}"),
+    };
+    match &message["topic"] {
+        Value::Null => format!("(released; PUBCOMP is awaited{id})"),
+        topic => {
+            let size = bytes(&message["bytes"]);
+            format!("{} (QoS {}, {size}{id})", text(topic), text(&message["qos"]))
+        }
+    }
 }
 
 fn bans(found: &Value) -> String {
@@ -261,7 +279,7 @@ fn incidents(incidents: &[Value]) -> String {
     if incidents.is_empty() {
         return String::new();
     }
-    let mut table = Table::new(["ago", "what", "reason", "client", "topic", "times"]);
+    let mut table = Table::new(["ago", "what", "reason", "client", "topic", "times"]).figures(5..6);
     for incident in incidents {
         table.row([
             seconds(&incident["age_s"]),

@@ -189,7 +189,13 @@ impl Client {
     pub(super) fn connect(door: &Door, config: &Config) -> io::Result<Self> {
         let at = &door.at.clone().unwrap_or_else(|| address(config));
         let explain = |error: io::Error| io::Error::new(error.kind(), format!("{at}: {error}"));
-        let socket = TcpStream::connect(at).map_err(explain)?;
+        let socket = TcpStream::connect(at).map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => io::Error::new(
+                error.kind(),
+                format!("{at}: {error}; nobody listens there: see --at, broker.host, broker.port"),
+            ),
+            _ => explain(error),
+        })?;
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_nodelay(true)?;
         let stream: Box<dyn Stream> = match &door.ca_file {

@@ -1,15 +1,25 @@
 //! Columns of text, and figures as people read them.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 /// Rows under titles; columns are as wide as their widest cell.
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
+    /// Columns of figures, which stand at the right.
+    right: Range<usize>,
 }
 
 impl<const N: usize> Table<N> {
     pub(super) fn new(titles: [&str; N]) -> Self {
-        Self { rows: vec![titles.map(str::to_owned)] }
+        Self { rows: vec![titles.map(str::to_owned)], right: 0..0 }
+    }
+
+    /// Columns from one on to before another hold figures.
+    pub(super) fn figures(mut self, columns: Range<usize>) -> Self {
+        self.right = columns;
+        self
     }
 
     pub(super) fn row(&mut self, cells: [String; N]) {
@@ -25,8 +35,13 @@ impl<const N: usize> Table<N> {
         }
         let mut text = String::new();
         for row in &self.rows {
-            let cells = row.iter().zip(widths);
-            let line: String = cells.map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+            let cells = row.iter().zip(widths).enumerate();
+            let line: String = cells
+                .map(|(column, (cell, width))| match self.right.contains(&column) {
+                    true => format!("{cell:>width$}  "),
+                    false => format!("{cell:<width$}  "),
+                })
+                .collect();
             text.push_str(line.trim_end());
             text.push('\n');
         }
@@ -58,6 +73,24 @@ pub(super) fn seconds(value: &Value) -> String {
     if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
+/// A figure with four places at most.
+pub(super) fn count(figure: f64) -> String {
+    match figure {
+        ..10_000.0 => format!("{figure:.0}"),
+        ..1_000_000.0 => format!("{:.1}k", figure / 1e3),
+        _ => format!("{:.1}M", figure / 1e6),
+    }
+}
+
+/// Microseconds with the unit that suits them.
+pub(super) fn micros(figure: f64) -> String {
+    match figure {
+        ..1_000.0 => format!("{figure:.0} µs"),
+        ..1_000_000.0 => format!("{:.1} ms", figure / 1e3),
+        _ => format!("{:.1} s", figure / 1e6),
+    }
+}
+
 /// Bytes with a binary unit.
 pub(super) fn bytes(value: &Value) -> String {
     let mut amount = value.as_f64().unwrap_or(0.0);
@@ -81,6 +114,8 @@ mod tests {
         assert_eq!(seconds(&json!(93_784.9)), "1d 2h");
         assert_eq!(seconds(&json!(0.4)), "0s");
         assert_eq!(seconds(&json!(3600)), "1h 0m");
+        assert_eq!((count(9999.0).as_str(), count(12_345.0).as_str()), ("9999", "12.3k"));
+        assert_eq!((micros(999.0).as_str(), micros(1500.0).as_str()), ("999 µs", "1.5 ms"));
         assert_eq!(bytes(&json!(2048)), "2 KiB");
         assert_eq!(bytes(&json!(3_221_225_472_u64)), "3.0 GiB");
     }
@@ -90,5 +125,8 @@ mod tests {
         let mut table = Table::new(["client", "n"]);
         table.row(["\u{1b}[2Jlong-name".into(), "1".into()]);
         assert_eq!(table.finish(), "client         n\n\u{fffd}[2Jlong-name  1\n");
+        let mut table = Table::new(["client", "queued"]).figures(1..2);
+        table.row(["c".into(), "12".into()]);
+        assert_eq!(table.finish(), "client  queued\nc           12\n");
     }
 }

@@ -6,6 +6,6 @@ pub mod metrics;
 pub mod sys;
 mod total;
 
-pub use group::GroupStats;
+pub use group::{Figures, GroupFigures, GroupStats};
 pub use metrics::Metrics;
 pub use total::Total;

@@ -30,7 +30,7 @@ const LOADS: [(&str, Counter); 9] = [
     ("publish/dropped", |t| t.dropped),
     ("bytes/received", |t| t.bytes_received),
     ("bytes/sent", |t| t.bytes_sent),
-    ("sockets", |t| t.connections_opened),
+    ("sockets", |t| t.sockets_accepted),
     ("connections", |t| t.connects_accepted),
 ];
 

@@ -6,7 +6,7 @@ use octopus_engine::Stats;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total {
     pub connections: u64,
-    pub connections_opened: u64,
+    pub sockets_accepted: u64,
     pub connects_accepted: u64,
     pub sessions: u64,
     pub sessions_expired: u64,
@@ -34,7 +34,7 @@ impl Total {
         let sum = |of: fn(&Stats) -> u64| shards.iter().map(of).sum();
         Self {
             connections: sum(|s| s.connections),
-            connections_opened: sum(|s| s.connections_opened),
+            sockets_accepted: sum(|s| s.driver.accepted),
             connects_accepted: sum(|s| s.connects_accepted),
             sessions: sum(|s| s.sessions),
             sessions_expired: sum(|s| s.sessions_expired),

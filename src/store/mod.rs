@@ -23,6 +23,11 @@
 //! ([`octopus_engine::SessionRecord::left`]), and until then the inbox is neither trimmed nor
 //! forgotten.
 //!
+//! Redis that comes back without what it had (`V2:BORN` is not what it was) is told again: each
+//! node records all sessions it holds, and holds the promises that rest on them until then.
+//! Meanwhile, for at most a lease, a client whose session nobody has told yet waits. What no node
+//! held is lost: sessions whose node was dead, and messages that stood in Redis alone.
+//!
 //! Scope: node. `codec` is the form of values, `scripts` and `redis` how they are kept.
 
 mod codec;
@@ -30,16 +35,16 @@ mod redis;
 mod scripts;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use octopus_engine::{
-    Adopted, Claim, Claimed, Envelope, RecordOp, ShardId, Surrendered, home_shard,
+    Adopted, Change, Claim, Claimed, Envelope, RecordOp, ShardId, Surrendered, home_shard,
 };
 use octopus_mqtt::ReasonCode;
-use octopus_runtime::HubSender;
+use octopus_runtime::{HubSender, Plain};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -70,6 +75,8 @@ pub struct Settings {
     pub owner: String,
     /// How long a live node may take to hand a session over.
     pub takeover_timeout: Duration,
+    /// How long a node that is not there is waited for.
+    pub lease: Duration,
     /// While Redis is away, sessions go on as if this node were alone. Else persistent ones
     /// are refused.
     pub degrades: bool,
@@ -86,6 +93,7 @@ impl Settings {
             group: config.broker.group.clone(),
             owner: format!("{}:{incarnation:016x}", config.broker.id),
             takeover_timeout: config.cluster.takeover_timeout,
+            lease: config.cluster.lease,
             degrades: config.cluster.when_redis_is_away == WhenAway::Degrade,
             shards,
             seed,
@@ -114,6 +122,13 @@ enum Asked {
     Claim(Box<Claim>),
     Record(Box<RecordOp>),
     Surrendered(Box<Surrendered>),
+    /// A shard begins, or has ended, to record anew all it has.
+    Restated {
+        round: u64,
+        is_over: bool,
+    },
+    /// A record that Redis has lost before it had it; what came of it is recorded anew.
+    Stale,
 }
 
 /// What all tasks of the store share.
@@ -154,7 +169,15 @@ pub fn start(settings: Settings, link: Link, shards: HubSender) -> (Store, JoinH
         tokio::spawn(adopt(Arc::clone(&shared))),
         tokio::spawn(pass(Arc::clone(&shared), passes_out)),
     ];
-    let writer = Writer { shared, inbox, backlog: VecDeque::new(), counts: HashMap::new() };
+    let writer = Writer {
+        shared,
+        inbox,
+        backlog: VecDeque::new(),
+        counts: HashMap::new(),
+        round: 0,
+        stale: HashSet::new(),
+        restating: HashSet::new(),
+    };
     let task = tokio::spawn(async move {
         writer.run().await;
         helpers.iter().for_each(JoinHandle::abort);
@@ -169,6 +192,7 @@ impl Store {
             Envelope::Claim(claim) => Asked::Claim(claim),
             Envelope::Record(op) => Asked::Record(op),
             Envelope::Surrendered(surrendered) => Asked::Surrendered(surrendered),
+            Envelope::Restated { round, is_over } => Asked::Restated { round, is_over },
             other => return Some(other),
         };
         // The store has ended only if the node does.
@@ -264,6 +288,12 @@ struct Writer {
     backlog: VecDeque<(ShardId, Asked)>,
     /// Operations of each shard that are done.
     counts: HashMap<ShardId, u64>,
+    /// How often Redis came back without what it had.
+    round: u64,
+    /// Shards that have not yet begun to record anew: what they tell is stale.
+    stale: HashSet<ShardId>,
+    /// Shards of which not all is recorded anew: nothing they told is safe.
+    restating: HashSet<ShardId>,
 }
 
 impl Writer {
@@ -286,7 +316,10 @@ impl Writer {
                     self.shared.begin_claim(&claim.client_id);
                 }
             }
-            self.backlog.extend(taken);
+            for (shard, asked) in taken {
+                let asked = self.mark_stale(shard, asked);
+                self.backlog.push_back((shard, asked));
+            }
             if !is_open
                 && *ends_by.get_or_insert_with(|| Instant::now() + LAST_WRITES) < Instant::now()
             {
@@ -315,6 +348,7 @@ impl Writer {
                     let Surrendered { client_id, epoch, record } = &**surrendered;
                     batch.surrender(client_id, *epoch, record.as_deref(), clock);
                 }
+                Asked::Restated { .. } | Asked::Stale => batch.nothing(),
             }
         }
         if batch.is_empty() {
@@ -327,6 +361,9 @@ impl Writer {
                 return false;
             }
         };
+        if outcome.is_lost {
+            return self.restore().await;
+        }
         let mut claims: HashMap<usize, redis::Claimed> = outcome.claims.into_iter().collect();
         let mut told: HashMap<ShardId, Vec<u64>> = HashMap::new();
         for (number, (shard, asked)) in self.backlog.drain(..count).enumerate() {
@@ -348,14 +385,64 @@ impl Writer {
                         self.shared.shards.send(shard, vec![Envelope::Disown { client_id, epoch }]);
                     }
                 }
-                Asked::Surrendered(_) => {}
+                Asked::Stale => *self.counts.entry(shard).or_default() += 1,
+                Asked::Restated { round, is_over: true } if round == self.round => {
+                    self.restating.remove(&shard);
+                    told.entry(shard).or_default();
+                }
+                Asked::Surrendered(_) | Asked::Restated { .. } => {}
             }
         }
         for (shard, refused) in told {
+            if self.restating.contains(&shard) && refused.is_empty() {
+                continue;
+            }
             let count = self.counts.get(&shard).copied().unwrap_or(0);
             self.shared.shards.send(shard, vec![Envelope::Recorded { count, refused }]);
         }
         true
+    }
+
+    /// Redis does not hold what we knew it to hold: has the shards record all they have anew,
+    /// if there is any; `false` if Redis does not answer.
+    async fn restore(&mut self) -> bool {
+        let lease = self.shared.settings.lease;
+        let has_lost = loop {
+            match self.shared.redis.begin(lease).await {
+                Ok(Some(has_lost)) => break has_lost,
+                // What is restored while our lease does not hold would be taken for a dead node's.
+                Ok(None) => tokio::time::sleep(RETRY_INTERVAL).await,
+                Err(_) => return false,
+            }
+        };
+        if !has_lost {
+            return true;
+        }
+        tracing::warn!("Redis has lost the sessions; giving back what this node holds");
+        self.round += 1;
+        let shards = || (0..self.shared.settings.shards).map(ShardId);
+        (self.stale, self.restating) = (shards().collect(), shards().collect());
+        for (shard, asked) in std::mem::take(&mut self.backlog) {
+            let asked = self.mark_stale(shard, asked);
+            self.backlog.push_back((shard, asked));
+        }
+        self.shared.shards.broadcast(&[Envelope::Restate { round: self.round }]);
+        true
+    }
+
+    /// What a shard told before it began to record anew is not written: it would be refused,
+    /// and what came of it is recorded anew. Messages for other nodes' sessions are.
+    fn mark_stale(&mut self, shard: ShardId, asked: Asked) -> Asked {
+        match asked {
+            Asked::Restated { round, .. } if round == self.round => drop(self.stale.remove(&shard)),
+            Asked::Record(op)
+                if self.stale.contains(&shard) && !matches!(op.change, Change::Passed { .. }) =>
+            {
+                return Asked::Stale;
+            }
+            _ => {}
+        }
+        asked
     }
 
     fn answer_claims_alone(&mut self) {
@@ -398,6 +485,10 @@ async fn try_take_over(
         batch.claim(&claim.client_id, forced, false, &owner);
         let outcome = shared.redis.run(&batch).await;
         let mut outcome = outcome.map_err(|_| ReasonCode::ServerUnavailable)?;
+        if outcome.is_lost {
+            // The writer finds it out as well, and does what is to be done.
+            continue;
+        }
         match outcome.claims.pop() {
             Some((_, redis::Claimed::Held(other))) if other == owner => {}
             Some((_, redis::Claimed::Held(other))) => {
@@ -468,12 +559,25 @@ async fn listen(shared: Arc<Shared>) {
             while let Some((_, call)) = subscription.next().await {
                 match String::from_utf8_lossy(&call).split_once(' ') {
                     Some(("freed", client_id)) => shared.freed(client_id),
+                    Some(("known", about)) => known(&shared, about),
                     Some(("pass", client_id)) => drop(shared.passes.send(client_id.into())),
                     _ => shared.called.notify_one(),
                 }
             }
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// Another node says that everybody knows where the session is now that was here.
+///
+/// - `about`: the epoch it had here, and its client.
+fn known(shared: &Shared, about: &str) {
+    if let Some((epoch, client_id)) = about.split_once(' ')
+        && let Ok(epoch) = epoch.parse()
+    {
+        let envelope = Envelope::Known { epoch, client_id: client_id.into() };
+        shared.send_home(client_id, envelope);
     }
 }
 
@@ -490,7 +594,10 @@ async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Box<str>>
                 let envelope = Envelope::Pass { client_id: client_id.clone(), items };
                 shared.send_home(&client_id, envelope);
             }
-            Err(error) => tracing::warn!(%client_id, %error, "what was passed on waits in Redis"),
+            Err(error) => {
+                let client_id = tracing::field::display(Plain(&client_id));
+                tracing::warn!(client_id, %error, "what was passed on waits in Redis");
+            }
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The store in Redis: batches of operations, claims, adoption. What each key holds is in
 //! `scripts`; what a crash may lose is in `store`.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use octopus_engine::{
     Change, DeliveryItem, DeliveryRecord, DeliveryState, Grant, RecordOp, SessionRecord,
@@ -54,6 +57,9 @@ pub(super) struct Redis {
     adopt: Script,
     gone: Script,
     passed: Script,
+    begin: Script,
+    /// The life of Redis as this node knows it; empty before it knows any.
+    born: Arc<Mutex<String>>,
 }
 
 /// Operations to be carried out in one step, in order.
@@ -68,6 +74,8 @@ pub(super) struct Batch {
 pub(super) struct Outcome {
     pub(super) claims: Vec<(usize, Claimed)>,
     pub(super) refused: Vec<usize>,
+    /// Redis has not what this node knew it to have; nothing was done.
+    pub(super) is_lost: bool,
 }
 
 impl Batch {
@@ -108,6 +116,7 @@ impl Batch {
             Change::Published { .. } => b'P',
             Change::Released { .. } => b'R',
             Change::Done { .. } => b'D',
+            Change::Known => b'K',
             Change::Passed { .. } => b'F',
             Change::Inherited { .. } => b'T',
             Change::Incoming { .. } => b'I',
@@ -115,7 +124,7 @@ impl Batch {
         };
         self.begin(letter, &op.client_id, op.epoch);
         match &op.change {
-            Change::WillGone | Change::Ended => {}
+            Change::WillGone | Change::Ended | Change::Known => {}
             Change::Opened { expiry_s, will } => {
                 self.text(expiry_s);
                 let will = will.as_ref().map(|will| codec::encode_will(will, clock));
@@ -156,6 +165,11 @@ impl Batch {
         }
     }
 
+    /// Keeps its place among the operations.
+    pub(super) fn nothing(&mut self) {
+        self.begin(b'N', "", 0);
+    }
+
     fn begin(&mut self, letter: u8, client_id: &str, epoch: u64) {
         self.count += 1;
         self.args.push(vec![letter]);
@@ -181,6 +195,8 @@ impl Redis {
             adopt: Script::new(&scripts::adopt()),
             gone: Script::new(&scripts::gone()),
             passed: Script::new(&scripts::passed()),
+            begin: Script::new(&scripts::begin()),
+            born: Arc::default(),
         }
     }
 
@@ -196,7 +212,7 @@ impl Redis {
     /// Carries a batch out; the operations before an error may have been carried out.
     pub(super) async fn run(&self, batch: &Batch) -> Result<Outcome, LinkError> {
         let mut call = self.batch.prepare_invoke();
-        call.arg(&self.prefix).arg(&self.me);
+        call.arg(&self.prefix).arg(&self.me).arg(self.born());
         for arg in &batch.args {
             call.arg(arg);
         }
@@ -204,7 +220,10 @@ impl Redis {
         let mut outcome = Outcome::default();
         for row in rows {
             let mut row = row.into_iter();
-            let Some(number) = row.next().and_then(number) else { continue };
+            let Some(number) = row.next().and_then(number) else {
+                outcome.is_lost = true;
+                continue;
+            };
             let number = number as usize;
             let word = row.next().map(bytes).unwrap_or_default();
             let more = row.next().map(bytes).unwrap_or_default();
@@ -223,6 +242,27 @@ impl Redis {
             }
         }
         Ok(outcome)
+    }
+
+    fn born(&self) -> String {
+        self.born.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gets to know the life of Redis; whether it lost what it had in the one known before.
+    /// `None`: this node's lease does not hold.
+    ///
+    /// - `lease`: for so long clients wait whose sessions may still be told by their nodes.
+    pub(super) async fn begin(&self, lease: Duration) -> Result<Option<bool>, LinkError> {
+        let before = self.born();
+        let mut call = self.begin.prepare_invoke();
+        call.arg(&self.prefix).arg(&self.me).arg(&before).arg(lease.as_millis() as u64);
+        let born: String = self.link.script(&call).await?;
+        if born.is_empty() {
+            return Ok(None);
+        }
+        let has_lost = !before.is_empty() && born != before;
+        *self.born.lock().unwrap_or_else(PoisonError::into_inner) = born;
+        Ok(Some(has_lost))
     }
 
     /// Whether this node's lease holds, and what others asked of it since the last look.

@@ -5,17 +5,20 @@
 //!
 //! | key | type | what |
 //! |---|---|---|
-//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over) |
+//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over) |
 //! | `SUB:<client>` | hash | filter -> grant |
 //! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received |
 //! | `V2:SESSION_EPOCH` | integer | the last epoch given to a session |
+//! | `V2:BORN` | string | when this life of Redis began, and who found it new |
+//! | `V2:RESTORED` | string | the life for which nodes restored what the one before had |
+//! | `V2:RESTORING` | string | exists while they may still do so |
 //! | `V2:OWNERS` | set | everybody who ever owned and was not yet adopted |
 //! | `V2:OWNED:<owner>` | set | clients |
 //! | `V2:AWAKE:<owner>` | string | it looked lately what others want of it; without, others may take its sessions |
 //! | `V2:LEFT:<owner>` | set | clients whose sessions need this owner's inbox |
 //! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already |
 //! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
-//! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>` or `pass <client>` |
+//! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>`, `pass <client>` or `known <epoch> <client>` |
 //!
 //! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
 //! while its client is connected: then its owner, or whoever adopts it, ends it.
@@ -82,8 +85,10 @@ end
 ";
 
 /// Operations in order, each as its letter, client, epoch and what the letter wants. Answers a
-/// row for each claim and each operation that was refused: its number from 0, a word, more.
+/// row for each claim and each operation that was refused: its number from 0, a word, more. The
+/// row `lost`, and nothing is done, if Redis is not in the life that ARGV[3] names.
 const BATCH: &str = r"
+if redis.call('GET', prefix .. 'V2:BORN') ~= take() then return {{'lost'}} end
 local answer, number = {}, -1
 while at < #ARGV do
   number = number + 1
@@ -98,6 +103,8 @@ while at < #ARGV do
       answer[#answer + 1] = {number, 'mine', held[2]}
     elseif owner == me then
       answer[#answer + 1] = {number, 'taken', held[2], unpack(state(client))}
+    elseif not owner and redis.call('EXISTS', prefix .. 'V2:RESTORING') == 1 then
+      answer[#answer + 1] = {number, 'held', ''}
     elseif owner and owner ~= '-' and is_live(owner) and forced ~= owner .. ' ' .. held[2] then
       if known ~= owner .. ' ' .. held[2] then
         local list = prefix .. 'V2:EVICT:' .. owner
@@ -127,6 +134,7 @@ while at < #ARGV do
         end
       end
     end
+    if op == 'N' then ours = true end
     if op == 'O' then
       local expiry, will = take(), take()
       ours = ours or not owner
@@ -157,10 +165,12 @@ while at < #ARGV do
       end
     elseif op == 'X' then
       local handover = take()
+      ours = ours or (not owner and handover ~= '')
       if ours then
         local claimer = redis.call('HGET', session, 'claimer')
         if handover ~= '' then redis.call('HSET', session, 'handover', handover) end
-        redis.call('HSET', session, 'owner', '-', 'freed', now_ms())
+        redis.call('HSET', session, 'epoch', epoch, 'owner', '-', 'freed', now_ms())
+        redis.call('HSET', session, 'from', me .. ' ' .. epoch)
         redis.call('HDEL', session, 'claimer')
         redis.call('SREM', prefix .. 'V2:OWNED:' .. me, client)
         redis.call('SADD', prefix .. 'V2:OWNED:-', client)
@@ -172,6 +182,13 @@ while at < #ARGV do
     elseif op == 'T' then
       local node = take()
       if ours then inherited(client, node) end
+    elseif op == 'K' then
+      local from = ours and redis.call('HGET', session, 'from')
+      if from then
+        local old, of = string.match(from, '^(.*) (%d+)$')
+        redis.call('PUBLISH', prefix .. 'V2:STORE:' .. old, 'known ' .. of .. ' ' .. client)
+        redis.call('HDEL', session, 'from')
+      end
     elseif op == 'S' then
       local filter, grant = take(), take()
       if ours then redis.call('HSET', sub, filter, grant) end
@@ -207,6 +224,25 @@ while at < #ARGV do
   end
 end
 return answer";
+
+/// Gets to know the life of Redis, or begins it. ARGV: the life known before, lease in ms. Answers
+/// the life; empty if this node's lease does not hold. Session epochs go on above those of any
+/// life before, which were counted from a moment before this one.
+const BEGIN: &str = r"
+if not is_live(me) then return '' end
+local before, lease = take(), take()
+local key = prefix .. 'V2:BORN'
+local born = redis.call('GET', key)
+if not born then
+  born = string.format('%.0f', now_ms()) .. ' ' .. me
+  redis.call('SET', key, born)
+  redis.call('SET', prefix .. 'V2:SESSION_EPOCH', string.format('%.0f', now_ms()), 'NX')
+end
+if before ~= '' and before ~= born and redis.call('GET', prefix .. 'V2:RESTORED') ~= born then
+  redis.call('SET', prefix .. 'V2:RESTORED', born)
+  redis.call('SET', prefix .. 'V2:RESTORING', '1', 'PX', lease)
+end
+return born";
 
 /// What others want of this owner. Answers whether its node's lease holds, and the entries.
 /// An owner that was not awake is so only when it has heeded what others wanted meanwhile.
@@ -263,6 +299,10 @@ return gone";
 
 pub(super) fn batch() -> String {
     format!("{COMMON}{BATCH}")
+}
+
+pub(super) fn begin() -> String {
+    format!("{COMMON}{BEGIN}")
 }
 
 pub(super) fn tend() -> String {

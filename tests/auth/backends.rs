@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -22,17 +23,53 @@ use crate::harness::wire::Version;
 
 pub(super) const TESTS: &[(&str, Test)] = &[
     ("wrong_and_missing_passwords_are_told_as_the_version_says", wrong_passwords),
+    ("an_unknown_name_takes_as_long_as_a_wrong_password", unknown_names),
     ("accounts_of_mosquitto_passwd_get_in", mosquitto_accounts),
     ("who_no_backend_knows_is_let_in_only_if_configured", no_opinion),
     ("tokens_of_three_algorithms_get_in_with_their_rules", tokens),
     ("a_client_goes_when_its_token_ends", token_ends),
     ("an_http_endpoint_decides", http_decides),
+    ("an_endpoint_is_asked_so_many_at_a_time_and_its_answers_are_remembered", bounded),
     ("a_slow_endpoint_holds_up_nobody_else", slow_endpoint),
     ("a_dead_endpoint_refuses_or_is_passed_over", dead_endpoint),
     ("accounts_in_redis_get_in_with_their_rules", redis_accounts),
     ("a_redis_that_never_answers_holds_up_nobody_else", mute_redis),
     ("a_flood_of_tokens_to_check_holds_up_nobody_who_is_connected", token_flood),
 ];
+
+/// The time of an answer must not tell who has an account.
+fn unknown_names() -> Result<(), Failed> {
+    let files = Files::new()?;
+    let file = files.path("passwords");
+    set(&file, "roger", "right", &[])?;
+    let own = format!("--auth.password_file={}", file.display());
+    let more = ["--auth.ban.failures_max=0", "--auth.timeout=1m", "--auth.cache.negative_ttl=1h"]
+        .map(str::to_owned);
+    let broker = broker(&[&[own][..], &more].concat())?;
+    let take = |user: &str, password: &str| -> Result<Duration, Failed> {
+        let start = Instant::now();
+        let (_, code) = Client::connect(&broker, Version::V5, &Card::new("c", user, password))?;
+        assert_eq!(code, 0x86, "{user}");
+        Ok(start.elapsed())
+    };
+    let (mut known, mut unknown, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..9 {
+        let password = format!("wrong-{round}");
+        known.push(take("roger", &password)?);
+        unknown.push(take("nobody", &password)?);
+        again.push([take("roger", &password)?, take("nobody", &password)?]);
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (known, unknown) = (median(&mut known), median(&mut unknown));
+    assert!(unknown > known / 8 && known > unknown / 8, "known {known:?}, unknown {unknown:?}");
+    // And both are remembered for a while.
+    let mut of_unknown = again.iter().map(|[_, unknown]| *unknown).collect();
+    assert!(median(&mut of_unknown) < unknown, "{again:?}, at first {unknown:?}");
+    Ok(())
+}
 
 fn code(version: Version, v5: u64, v3: u64) -> u64 {
     if version == Version::V5 { v5 } else { v3 }
@@ -42,7 +79,9 @@ fn wrong_passwords() -> Result<(), Failed> {
     let files = Files::new()?;
     let file = files.path("passwords");
     set(&file, "roger", "right", &[])?;
-    let broker = broker(&[format!("--auth.password_file={}", file.display())])?;
+    // A busy machine lets a nice thread wait.
+    let own = format!("--auth.password_file={}", file.display());
+    let broker = broker(&[own, "--auth.timeout=1m".to_owned()])?;
     for version in VERSIONS {
         for (card, expected) in [
             (Card::new("c", "roger", "right"), 0),
@@ -283,6 +322,40 @@ fn http_decides() -> Result<(), Failed> {
     {
         assert_eq!(Client::connect(&broker, Version::V5, &card(user))?.1, expected, "{user}");
     }
+    Ok(())
+}
+
+fn bounded() -> Result<(), Failed> {
+    const AT_A_TIME: usize = 2;
+    let counts: &'static [AtomicUsize; 3] = Box::leak(Box::default());
+    let [all, now, most] = counts;
+    let url = endpoint(move |_| {
+        all.fetch_add(1, Ordering::Relaxed);
+        most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(50));
+        now.fetch_sub(1, Ordering::Relaxed);
+        (200, json!({"result": "allow"}).to_string())
+    })?;
+    let broker = broker(&[
+        "--auth.chain=http".to_owned(),
+        format!("--auth.http.url={url}"),
+        format!("--auth.concurrency_max={AT_A_TIME}"),
+        "--auth.cache.ttl=1h".to_owned(),
+    ])?;
+    for _ in 0..2 {
+        let mut waiting = Vec::new();
+        for index in 0..10 {
+            let id = format!("c{index}");
+            let mut client = Client::open(&broker, Version::V5)?;
+            client.send(&Card::new(&id, "roger", "p").connect())?;
+            waiting.push(client);
+        }
+        for client in &mut waiting {
+            assert_eq!(client.expect("connack")?.number_of("code"), 0);
+        }
+    }
+    assert_eq!(all.load(Ordering::Relaxed), 10, "the second time all are remembered");
+    assert_eq!(most.load(Ordering::Relaxed), AT_A_TIME);
     Ok(())
 }
 

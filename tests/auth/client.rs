@@ -1,7 +1,7 @@
 //! A client that says what it wants to the letter, and hears every answer.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use libtest_mimic::Failed;
 
@@ -44,7 +44,12 @@ impl<'a> Card<'a> {
 
 impl Client {
     pub(super) fn open(broker: &Process, version: Version) -> Result<Self, Failed> {
-        let stream = broker.connect()?;
+        Self::open_at(broker.address, version)
+    }
+
+    /// At a listener other than the first.
+    pub(super) fn open_at(address: SocketAddr, version: Version) -> Result<Self, Failed> {
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { stream, version, inbox: Vec::new() })

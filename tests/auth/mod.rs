@@ -7,9 +7,13 @@ mod backends;
 mod client;
 mod flood;
 mod limits;
+mod listeners;
+mod reconfigure;
 mod reload;
 mod scram;
+mod told;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +21,8 @@ use std::{fs, thread};
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::harness::broker::Process;
+use crate::deploy::tools::get;
+use crate::harness::broker::{Process, free_port};
 use crate::harness::wire::Version;
 
 pub(crate) use backends::set as set_password;
@@ -30,12 +35,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let groups: [(&str, &[(&str, Test)]); 6] = [
+    let groups: [(&str, &[(&str, Test)]); 9] = [
         ("backends", backends::TESTS),
         ("acl", acl::TESTS),
         ("scram", scram::TESTS),
         ("reload", reload::TESTS),
         ("limits", limits::TESTS),
+        ("listeners", listeners::TESTS),
+        ("reconfigure", reconfigure::TESTS),
+        ("told", told::TESTS),
         ("flood", flood::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, tests)| {
@@ -81,6 +89,21 @@ impl Drop for Files {
 fn broker(settings: &[String]) -> Result<Process, Failed> {
     let own = ["--broker.auth.enable=true".to_owned(), "--shards=2".to_owned()];
     Ok(Process::start(&[&own[..], settings].concat())?)
+}
+
+/// The settings that give a broker metrics, and where they are.
+fn metrics() -> (SocketAddr, [String; 2]) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    (address, ["--http.enable=true".to_owned(), format!("--http.port={}", address.port())])
+}
+
+/// The sum of a metric's samples; `name` with `_total`, without labels.
+fn metric(http: SocketAddr, name: &str) -> Result<f64, Failed> {
+    let text = get(http, "/metrics")?;
+    let is_it =
+        |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+    let values = text.lines().filter(is_it).filter_map(|line| line.rsplit(' ').next());
+    Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
 }
 
 /// Deletes an account with the program under test.

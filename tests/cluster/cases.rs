@@ -31,6 +31,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("after_a_fail_over_the_group_goes_on", fail_over),
         ("the_predecessors_messages_are_heard_and_spoken", predecessor),
         ("the_predecessors_kick_ends_a_connection", predecessors_kick),
+        ("chosen_topics_are_published_for_ordinary_consumers", mirror),
     ]
 }
 
@@ -398,4 +399,31 @@ fn predecessors_kick() -> Result<(), Failed> {
         Ok(heard == 1)
     })?;
     wait("the client is gone", || Ok(client.is_gone()))
+}
+
+fn mirror() -> Result<(), Failed> {
+    let settings = ["--cluster.mirror.channel=out", "--cluster.mirror.filters=shown/#"];
+    let group = Group::new(&settings)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let mut listener = group.redis.connection()?;
+    let mut listener = listener.as_pubsub();
+    listener.subscribe("out")?;
+    let publisher = Client::connect(&a, "p")?;
+    let subscriber = Client::connect(&b, "s")?;
+    subscriber.subscribe("#")?;
+    for (topic, text) in [("hidden", "1"), ("shown/a", "2")] {
+        publisher.publish(topic, QoS::AtLeastOnce, text)?;
+    }
+    publisher.wait_acknowledged(2)?;
+    assert_eq!(subscriber.next_texts(2)?, ["1", "2"]);
+    publisher.publish("shown/b", QoS::AtLeastOnce, "3")?;
+    // Once each, by the node of the publisher, and nothing else.
+    for (topic, text) in [("shown/a", "2"), ("shown/b", "3")] {
+        let said: String = listener.get_message()?.get_payload()?;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        assert_eq!(said["topic"], topic, "{said}");
+        let payload = text.as_bytes().iter().map(|&byte| u64::from(byte)).collect::<Vec<_>>();
+        assert_eq!(said["payload"], serde_json::json!(payload), "{said}");
+    }
+    Ok(())
 }

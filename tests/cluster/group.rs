@@ -17,9 +17,9 @@ use crate::harness::broker::{Process, free_port};
 /// How long what must come may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-pub(super) struct Redis {
-    /// What stands before its command line.
-    prefix: Vec<String>,
+pub(crate) struct Redis {
+    /// What its command line begins with: perhaps a program that runs the rest, then itself.
+    command: Vec<String>,
     address: Ipv4Addr,
     port: u16,
     directory: PathBuf,
@@ -41,14 +41,24 @@ impl Redis {
         address: Ipv4Addr,
         has_log: bool,
     ) -> Result<Self, Failed> {
+        let command = prefix.iter().cloned().chain([program()]).collect();
+        Self::run(command, address, has_log)
+    }
+
+    /// Starts Valkey, with a log.
+    pub(super) fn valkey() -> Result<Self, Failed> {
+        Self::run(vec![valkey()?], Ipv4Addr::LOCALHOST, true)
+    }
+
+    fn run(command: Vec<String>, address: Ipv4Addr, has_log: bool) -> Result<Self, Failed> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("octopus-cluster-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory)?;
         let port = free_port();
-        let child = spawn(prefix, address, port, &directory, has_log)?;
-        let redis = Self { prefix: prefix.to_vec(), address, port, directory, has_log, child };
+        let child = spawn(&command, address, port, &directory, has_log)?;
+        let redis = Self { command, address, port, directory, has_log, child };
         redis.wait_until_there()?;
         Ok(redis)
     }
@@ -79,12 +89,12 @@ impl Redis {
             self.port
         );
         std::fs::write(&file, text)?;
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command.arg(&file).arg("--sentinel").current_dir(&directory);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
-        let (prefix, address) = (Vec::new(), Ipv4Addr::LOCALHOST);
-        let sentinel = Self { prefix, address, port, directory, has_log: false, child };
+        let (command, address) = (Vec::new(), Ipv4Addr::LOCALHOST);
+        let sentinel = Self { command, address, port, directory, has_log: false, child };
         sentinel.wait_until_there()?;
         let mut connection = sentinel.connection()?;
         wait("the Sentinel knows the replica", || {
@@ -96,16 +106,16 @@ impl Redis {
     }
 
     /// Ends it as a crash does.
-    pub(super) fn kill(&mut self) -> Result<(), Failed> {
+    pub(crate) fn kill(&mut self) -> Result<(), Failed> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// Starts it again, with what its log holds.
-    pub(super) fn revive(&mut self) -> Result<(), Failed> {
-        let Self { prefix, address, port, directory, has_log, .. } = &*self;
-        self.child = spawn(prefix, *address, *port, directory, *has_log)?;
+    pub(crate) fn revive(&mut self) -> Result<(), Failed> {
+        let Self { command, address, port, directory, has_log, .. } = &*self;
+        self.child = spawn(command, *address, *port, directory, *has_log)?;
         self.wait_until_there()
     }
 
@@ -146,15 +156,29 @@ impl Drop for Redis {
     }
 }
 
+/// The server under the group, or what `OCTOPUS_TEST_REDIS` names instead.
+fn program() -> String {
+    std::env::var("OCTOPUS_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// Where `tests/run.sh` has put Valkey's server.
+fn valkey() -> Result<String, Failed> {
+    let find = ["target/venv", "-path", "*/linux-x86_64/valkey-server"];
+    let output = Command::new("find").args(find).output()?;
+    let found = String::from_utf8(output.stdout)?;
+    let path = found.lines().next().ok_or("no Valkey, which tests/run.sh installs")?;
+    Ok(std::fs::canonicalize(path)?.display().to_string())
+}
+
 fn spawn(
-    prefix: &[String],
+    line: &[String],
     address: Ipv4Addr,
     port: u16,
     directory: &PathBuf,
     has_log: bool,
 ) -> std::io::Result<Child> {
-    let mut words = prefix.iter().map(String::as_str).chain(["redis-server"]);
-    let mut command = Command::new(words.next().unwrap_or_default());
+    let mut words = line.iter();
+    let mut command = Command::new(words.next().map_or("", String::as_str));
     command.args(words).args(["--save", "", "--appendfsync", "always"]);
     command.args(["--protected-mode", "no", "--bind"]).arg(address.to_string());
     command.args(["--appendonly", if has_log { "yes" } else { "no" }]);
@@ -164,13 +188,13 @@ fn spawn(
 }
 
 /// A Redis and what the nodes of one group are told.
-pub(super) struct Group {
-    pub(super) redis: Redis,
+pub(crate) struct Group {
+    pub(crate) redis: Redis,
     settings: Vec<String>,
 }
 
 impl Group {
-    pub(super) fn new(settings: &[&str]) -> Result<Self, Failed> {
+    pub(crate) fn new(settings: &[&str]) -> Result<Self, Failed> {
         Self::with(Redis::start(false)?, settings)
     }
 
@@ -185,7 +209,7 @@ impl Group {
     }
 
     /// Starts a node with settings of its own.
-    pub(super) fn node_with(&self, id: &str, own: &[String]) -> Result<Process, String> {
+    pub(crate) fn node_with(&self, id: &str, own: &[String]) -> Result<Process, String> {
         let mut settings = vec![
             "--broker.group=GROUP1".to_owned(),
             format!("--broker.id={id}"),
@@ -204,7 +228,7 @@ impl Group {
 ///
 /// # Errors
 /// If it does not in all of [`PATIENCE`], or what it fails with.
-pub(super) fn wait(
+pub(crate) fn wait(
     what: &str,
     mut condition: impl FnMut() -> Result<bool, Failed>,
 ) -> Result<(), Failed> {

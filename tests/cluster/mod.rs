@@ -1,18 +1,22 @@
 //! Groups of nodes, each a process, with a Redis of their own: what crosses, what survives,
 //! what is refused.
 
+mod away;
 mod bans;
 mod cases;
 mod client;
-mod group;
+pub(crate) mod group;
 mod history;
 mod network;
+mod raw;
 mod sessions;
+mod subscriptions;
 
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let cases = cases::all().into_iter().chain(sessions::all()).chain(bans::all());
+    let cases = cases.chain(subscriptions::all()).chain(away::all());
     let cases = cases.chain(history::all()).chain(network::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }

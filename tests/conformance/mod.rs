@@ -2,7 +2,9 @@
 //! against each back end, and the proof that no normative statement is without a case.
 
 mod clauses;
+mod live;
 mod matching;
+mod properties;
 mod runner;
 mod script;
 
@@ -34,6 +36,7 @@ pub(crate) fn trials(pool: &Arc<Pool>) -> Vec<Trial> {
         }
     };
     let mut trials = clauses::trials(&cases);
+    trials.extend(live::trials());
     for case in cases {
         let case = Arc::new(case);
         for &version in &case.versions {
@@ -91,7 +94,7 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
 }
 
-/// The cases of all scripts, in order of file names.
+/// The cases of all scripts, in order of file names, and those made from tables.
 fn cases() -> Result<Vec<Case>, String> {
     let entries = fs::read_dir(directory()).map_err(|error| error.to_string())?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -103,5 +106,6 @@ fn cases() -> Result<Vec<Case>, String> {
         let file = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         cases.extend(script::parse(&file, &text)?);
     }
+    cases.extend(properties::cases()?);
     Ok(cases)
 }

@@ -37,6 +37,8 @@ struct Client {
     early: VecDeque<Packet>,
     acknowledged: bool,
     closed: bool,
+    /// It sent a DISCONNECT: nothing is due to it any more.
+    parted: bool,
     next_packet_id: u16,
     /// Topic Aliases the server has set.
     aliases: HashMap<u64, Vec<u8>>,
@@ -161,6 +163,7 @@ impl<'a> Runner<'a> {
             early: VecDeque::new(),
             acknowledged: false,
             closed: false,
+            parted: false,
             next_packet_id: 1000,
             aliases: HashMap::new(),
         };
@@ -374,12 +377,13 @@ impl<'a> Runner<'a> {
         if !self.client(name)?.acknowledged {
             return self.expect_refused_connect(name);
         }
-        let v5 = self.client(name)?.version == Version::V5;
+        let client = self.client(name)?;
+        let may_be_told = client.version == Version::V5 && !client.parted;
         loop {
             match self.read(name)? {
                 Incoming::Closed => return Ok(()),
                 Incoming::Packet(packet)
-                    if v5
+                    if may_be_told
                         && matches!(packet.name, "disconnect" | "connack")
                         && packet.number_of("code") >= 0x80 => {}
                 other => return Err(format!("{name}: its end wanted, {} came", other.describe())),
@@ -483,6 +487,7 @@ impl<'a> Runner<'a> {
 
     fn send(&mut self, name: &str, packet: &Packet) -> Result<(), String> {
         let client = self.client(name)?;
+        client.parted |= packet.name == "disconnect";
         let (connection, bytes) = (client.connection, packet.encode(client.version));
         self.transcript.push(format!("    {name} > {packet}"));
         self.broker.send(connection, &bytes);

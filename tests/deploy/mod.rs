@@ -4,6 +4,7 @@
 
 mod compose;
 mod files;
+mod image;
 mod nginx;
 mod prometheus;
 mod promises;
@@ -19,6 +20,7 @@ type Test = (&'static str, fn() -> Result<(), Failed>);
 pub(crate) fn trials() -> Vec<Trial> {
     let groups = [
         files::tests(),
+        image::tests(),
         compose::tests(),
         nginx::tests(),
         seccomp::tests(),

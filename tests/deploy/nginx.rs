@@ -21,6 +21,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         ("nginx_takes_the_configuration", takes),
         ("nginx_shares_clients_out_and_tells_their_addresses", shares),
+        ("nginx_gives_clients_to_the_broker_with_the_fewest", fewest),
         ("nginx_carries_2000_clients_through_a_reload", reload),
         ("nginx_leaves_a_dead_broker_out", dead),
         ("nginx_carries_messages_to_a_broker", message),
@@ -210,6 +211,34 @@ fn shares() -> Result<(), Failed> {
     let clients: Vec<TcpStream> =
         (0..20).map(|number| nginx.client(number)).collect::<Result<_, _>>()?;
     check_shares(&backends, &clients, 8)
+}
+
+/// When one broker's clients have left, it gets all that come until both have as many; in turns
+/// every other one would go to the other.
+fn fewest() -> Result<(), Failed> {
+    let backends = [Backend::start()?, Backend::start()?];
+    let nginx = Nginx::start([backends[0].address(), backends[1].address()])?;
+    let all = || [backends[0].clients(), backends[1].clients()];
+    let clients: Vec<TcpStream> =
+        (0..12).map(|number| nginx.client(number)).collect::<Result<_, _>>()?;
+    let [first, second] = known_when(12, all);
+    assert_eq!((first.len(), second.len()), (6, 6));
+    let is_of_first =
+        |client: &TcpStream| client.local_addr().is_ok_and(|address| first.contains(&address));
+    let (left, stay): (Vec<_>, Vec<_>) = clients.into_iter().partition(is_of_first);
+    drop(left);
+    if let Backend::Broker { process, .. } = &backends[0] {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while process.log().matches(" disconnected ").count() < 6 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let more: Vec<TcpStream> =
+        (12..17).map(|number| nginx.client(number)).collect::<Result<_, _>>()?;
+    let [first, second] = known_when(17, all);
+    assert_eq!((first.len(), second.len()), (11, 6));
+    drop((stay, more));
+    Ok(())
 }
 
 /// What is known once it is about `count` clients: a broker's word about a client is read from

@@ -131,7 +131,7 @@ fn runnable() -> Result<(), Failed> {
 fn starts() -> Result<(), Failed> {
     for command in commands("starts")? {
         let scratch = Scratch::new("readme")?;
-        let ports = Ports::new(&["20000", "20001", "20080", "1883"]);
+        let ports = Ports::new(&["20000", "20001", "20080", "20083", "1883"]);
         // Where neither the command nor its file says another port, it is the usual one.
         let command = ports.put_into(&command);
         let says = command.to_lowercase().contains("port=");

@@ -38,8 +38,7 @@ def rules(profile):
         return json.load(file)["syscalls"]
 
 
-def main(profile, command):
-    found = rules(profile)
+def become(found, command):
     context = ctypes.c_void_p(lib.seccomp_init(0x00050000 | 1))
     for rule in found:
         comparisons = [
@@ -63,4 +62,5 @@ def main(profile, command):
     os.execvp(command[0], command)
 
 
-main(sys.argv[1], sys.argv[2:])
+if __name__ == "__main__":
+    become(rules(sys.argv[1]), sys.argv[2:])

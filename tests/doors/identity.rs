@@ -10,11 +10,16 @@ pub(super) const TESTS: Tests = &[
     ("the_common_name_is_the_user_whatever_connect_says", || user("cn", "alice")),
     ("the_subject_is_the_user_whatever_connect_says", || user("subject", "CN=alice,O=test")),
     ("a_listener_that_goes_by_no_name_asks_for_a_password", || nobody("none")),
+    ("a_banned_user_is_kept_out_by_the_name_of_its_certificate", banned),
 ];
 
 /// A listener that takes names from certificates; its rules let alice and the account roger
 /// each read a topic of their own.
 fn open(user_from: &str) -> Result<Door, Failed> {
+    open_with(user_from, &[])
+}
+
+fn open_with(user_from: &str, more: &[&str]) -> Result<Door, Failed> {
     let files = Certificates::make()?;
     set_password(files.file("passwords").as_ref(), "roger", "secret", &[])?;
     let rules = "user alice\ntopic read of/alice\nuser CN=alice,O=test\ntopic read of/alice\n\
@@ -29,7 +34,20 @@ fn open(user_from: &str) -> Result<Door, Failed> {
         "--auth.password_file=@/passwords",
         "--auth.acl_file=@/acl",
     ];
-    Door::open_with(files, "tls", &[&MUTUAL[..], &own].concat())
+    Door::open_with(files, "tls", &[&MUTUAL[..], &own, more].concat())
+}
+
+/// What it says in CONNECT is another name, or none.
+fn banned() -> Result<(), Failed> {
+    let door = open_with("cn", &["--auth.ban.list=user:alice"])?;
+    let message = ["-V", "5", "-q", "1", "-m", "b", "-t", "of/alice"];
+    for says in [&[][..], &AS_ROGER] {
+        let arguments = [says, &message[..]].concat();
+        door.tool("mosquitto_pub", Some("alice"), &arguments).expect_err("banned");
+        door.tool("mosquitto_pub", Some("bob"), &arguments)?;
+    }
+    assert_eq!(door.metric("octopus_auth_banned_total", "")?, 2.0);
+    Ok(())
 }
 
 const AS_ROGER: [&str; 4] = ["-u", "roger", "-P", "secret"];

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -78,6 +79,8 @@ fn stale() -> Result<(), Failed> {
     place.tool("mosquitto_pub", &["-t", "a", "-m", "b", "-q", "1"])?;
     // Killed, so that it leaves its file behind.
     drop(first);
+    // The kernel lets go of what lay in its rings a moment after the process.
+    super::wait("nobody listens", || Ok(UnixStream::connect(&place.0).is_err()))?;
     assert!(place.0.exists(), "nothing left to replace");
     let _second = place.broker()?;
     place.tool("mosquitto_pub", &["-t", "a", "-m", "b", "-q", "1"]).map(drop)

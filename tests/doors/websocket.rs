@@ -14,6 +14,7 @@ pub(super) const TESTS: Tests = &[
     ("websocket_text_frames_close_the_connection", text_frames_close),
     ("websocket_answers_name_the_sub_protocol_and_come_in_binary_frames", sub_protocol),
     ("websocket_requests_for_something_else_are_refused_and_counted", refused),
+    ("websockets_of_pages_from_elsewhere_are_refused_where_origins_are_named", origins),
 ];
 
 const REQUEST: &str = "GET /mqtt HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
@@ -176,5 +177,24 @@ fn refused() -> Result<(), Failed> {
     }
     let line = door.broker.wait_for("reason=\"websocket_upgrade\"")?;
     assert!(line.contains("address=127.0.0.1:"), "{line}");
+    Ok(())
+}
+
+fn origins() -> Result<(), Failed> {
+    let door = Door::open("ws", &["--listeners[0].origins=https://good.example"])?;
+    for (origin, status) in [
+        ("", "101 Switching Protocols"),
+        ("Origin: https://good.example\r\n", "101 Switching Protocols"),
+        ("Origin: https://evil.example\r\n", "403 Forbidden"),
+    ] {
+        let mut stream = door.connect()?;
+        let request = REQUEST.replace("Host: a\r\n", &format!("Host: a\r\n{origin}"));
+        stream.write_all(request.as_bytes())?;
+        let mut head = [0; 40];
+        stream.read_exact(&mut head)?;
+        let head = String::from_utf8_lossy(&head);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{origin}: {head}");
+    }
+    assert_eq!(door.refused("websocket_upgrade")?, 1.0);
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use octopus_engine::Limits;
+use octopus_engine::{Limits, Pick};
 use octopus_mqtt::QoS;
 use octopus_sim::{Node, NodeConfig, SocketId};
 
@@ -21,7 +21,10 @@ impl Simulated {
     pub(crate) fn new(shards: u16, settings: &[String]) -> Option<Self> {
         let mut config = NodeConfig::new(shards);
         for setting in settings {
-            set(&mut config.limits, setting)?;
+            match setting.strip_prefix("--broker.shared_pick=") {
+                Some(pick) => config.shared_pick = self::pick(pick)?,
+                None => set(&mut config.limits, setting)?,
+            }
         }
         Some(Self { node: Node::new(&config), sockets: Vec::new() })
     }
@@ -43,6 +46,9 @@ fn set(limits: &mut Limits, setting: &str) -> Option<()> {
         "subscription_count_max" => limits.subscription_count_max = value.parse().ok()?,
         "topic_levels_max" => limits.topic_levels_max = value.parse().ok()?,
         "retain_available" => limits.retain_available = value.parse().ok()?,
+        "wildcard_available" => limits.wildcard_available = value.parse().ok()?,
+        "shared_available" => limits.shared_available = value.parse().ok()?,
+        "subscription_id_available" => limits.subscription_id_available = value.parse().ok()?,
         "qos_max" => {
             limits.qos_max = match value {
                 "0" => QoS::AtMostOnce,
@@ -53,6 +59,17 @@ fn set(limits: &mut Limits, setting: &str) -> Option<()> {
         _ => return None,
     }
     Some(())
+}
+
+fn pick(value: &str) -> Option<Pick> {
+    Some(match value {
+        "round_robin" => Pick::RoundRobin,
+        "random" => Pick::Random,
+        "least_inflight" => Pick::LeastInflight,
+        "sticky" => Pick::Sticky,
+        "publisher" => Pick::Publisher,
+        _ => return None,
+    })
 }
 
 /// `1KiB` or a number of bytes.

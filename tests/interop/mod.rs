@@ -11,8 +11,11 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::harness::broker::Process;
 
-/// What every client library plays.
-const SCENARIOS: [&str; 6] = ["qos", "retained", "will", "resume", "shared", "properties"];
+/// What every client library plays, in each version.
+const SCENARIOS: [&str; 5] = ["qos", "retained", "will", "resume", "shared"];
+
+/// What only version 5 has.
+const SCENARIOS_5: [&str; 5] = ["properties", "will_properties", "options", "flow", "request"];
 
 /// The versions, as the scripts are told.
 const VERSIONS: [&str; 2] = ["3.1.1", "5"];
@@ -20,10 +23,8 @@ const VERSIONS: [&str; 2] = ["3.1.1", "5"];
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for version in VERSIONS {
-        for scenario in SCENARIOS {
-            if scenario == "properties" && version != "5" {
-                continue;
-            }
+        let more = if version == "5" { &SCENARIOS_5[..] } else { &[] };
+        for &scenario in SCENARIOS.iter().chain(more) {
             for client in ["paho", "mqttjs"] {
                 let name = format!("interop::{client}::{scenario}::{}", label(version));
                 trials.push(Trial::test(name, move || script(client, version, scenario)));
@@ -33,6 +34,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             let name = format!("interop::mosquitto::{name}::{}", label(version));
             trials.push(Trial::test(name, move || test(&broker()?, version)));
         }
+    }
+    for (name, test) in mosquitto::tests_5() {
+        let name = format!("interop::mosquitto::{name}::v5");
+        trials.push(Trial::test(name, move || test(&broker()?, "5")));
     }
     for (name, test) in rumqttc::tests() {
         let name = format!("interop::rumqttc::{name}");

@@ -18,6 +18,15 @@ pub(super) fn tests() -> [(&'static str, Test); 4] {
     ]
 }
 
+/// What only version 5 has.
+pub(super) fn tests_5() -> [(&'static str, Test); 3] {
+    [
+        ("properties_arrive", properties),
+        ("a_question_is_answered", request),
+        ("a_shared_message_goes_to_one", shared),
+    ]
+}
+
 /// A running mosquitto_sub; killed when dropped.
 struct Subscriber {
     child: Child,
@@ -27,8 +36,18 @@ struct Subscriber {
 impl Subscriber {
     /// Starts it and waits until it is subscribed, which its debug output tells.
     fn start(broker: &Process, version: &str, arguments: &[&str]) -> Result<Self, Failed> {
+        Self::start_as(broker, version, "> %t %q %r %p", arguments)
+    }
+
+    /// The same with another form of its lines.
+    fn start_as(
+        broker: &Process,
+        version: &str,
+        form: &str,
+        arguments: &[&str],
+    ) -> Result<Self, Failed> {
         let mut command = tool("mosquitto_sub", broker, version);
-        command.args(["-d", "-F", "> %t %q %r %p", "-W", "20"]).args(arguments);
+        command.args(["-d", "-F", form, "-W", "20"]).args(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let output = child.stdout.take().ok_or("no output")?;
         let mut subscriber = Self { child, lines: BufReader::new(output) };
@@ -126,4 +145,63 @@ fn resume(broker: &Process, version: &str) -> Result<(), Failed> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let wanted = "> sleep/1 1 0 kept";
     if said.contains(wanted) { Ok(()) } else { Err(format!("{wanted:?}: {said:?}").into()) }
+}
+
+fn properties(broker: &Process, version: &str) -> Result<(), Failed> {
+    let form = "> %t %C %R %D %F %E %S %P %p";
+    let arguments = ["-t", "tools/#", "-q", "1", "-D", "subscribe", "subscription-identifier", "7"];
+    let mut subscriber = Subscriber::start_as(broker, version, form, &arguments)?;
+    let mut arguments = vec!["-t", "tools/a", "-q", "1", "-m", "hello"];
+    for property in [
+        &["content-type", "text"][..],
+        &["response-topic", "re/ply"],
+        &["correlation-data", "42"],
+        &["payload-format-indicator", "1"],
+        &["message-expiry-interval", "90000"],
+        &["user-property", "k", "v"],
+    ] {
+        arguments.extend(["-D", "publish"]);
+        arguments.extend(property);
+    }
+    publish(broker, version, &arguments)?;
+    let came = subscriber.wait_for("> ")?;
+    let is_right =
+        came.starts_with("> tools/a text re/ply 42 1 ") && came.ends_with(" 7 k:v hello");
+    // A second may have passed on the way.
+    if is_right && (came.contains(" 90000 ") || came.contains(" 89999 ")) {
+        Ok(())
+    } else {
+        Err(format!("{came:?}").into())
+    }
+}
+
+fn request(broker: &Process, version: &str) -> Result<(), Failed> {
+    let mut answerer = Subscriber::start_as(broker, version, "> %R %p", &["-t", "ask", "-q", "1"])?;
+    let mut asker = tool("mosquitto_rr", broker, version);
+    asker.args(["-t", "ask", "-e", "answers/1", "-q", "1", "-m", "what?", "-W", "20"]);
+    let asker = asker.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    answerer.expect("answers/1 what?")?;
+    publish(broker, version, &["-t", "answers/1", "-q", "1", "-m", "that"])?;
+    let output = asker.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if said.trim() == "that" { Ok(()) } else { Err(format!("{said:?}").into()) }
+}
+
+fn shared(broker: &Process, version: &str) -> Result<(), Failed> {
+    let arguments = ["-t", "$share/g/jobs", "-t", "end", "-q", "1"];
+    let mut one = Subscriber::start(broker, version, &arguments)?;
+    let mut other = Subscriber::start(broker, version, &arguments)?;
+    for number in 0..6 {
+        publish(broker, version, &["-t", "jobs", "-q", "1", "-m", &number.to_string()])?;
+    }
+    let mut jobs = Vec::new();
+    for member in [&mut one, &mut other] {
+        // Each gets every other one.
+        for _ in 0..3 {
+            jobs.push(member.wait_for("> jobs")?);
+        }
+    }
+    jobs.sort();
+    let wanted: Vec<String> = (0..6).map(|number| format!("> jobs 1 0 {number}")).collect();
+    if jobs == wanted { Ok(()) } else { Err(format!("{jobs:?}").into()) }
 }

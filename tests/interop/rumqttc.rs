@@ -11,12 +11,15 @@ type Test = fn(&Process) -> Result<(), Failed>;
 /// How long what must come may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) fn tests() -> [(&'static str, Test); 4] {
+pub(super) fn tests() -> [(&'static str, Test); 7] {
     [
         ("messages_of_each_qos_arrive::v3_1_1", v4::each_qos),
         ("a_session_is_resumed::v3_1_1", v4::resume),
         ("messages_of_each_qos_arrive::v5", v5::each_qos),
         ("user_properties_arrive::v5", v5::properties),
+        ("a_will_comes_with_its_properties::v5", v5::will),
+        ("what_is_retained_waits::v5", v5::retained),
+        ("a_group_gets_each_message_once::v5", v5::shared),
     ]
 }
 
@@ -92,7 +95,9 @@ mod v4 {
 
 mod v5 {
     use rumqttc::v5::mqttbytes::QoS;
-    use rumqttc::v5::mqttbytes::v5::{Packet, Publish, PublishProperties};
+    use rumqttc::v5::mqttbytes::v5::{
+        LastWill, LastWillProperties, Packet, Publish, PublishProperties,
+    };
     use rumqttc::v5::{Client, Connection, Event, MqttOptions};
 
     use super::{Duration, Failed, Instant, PATIENCE, Process};
@@ -164,6 +169,73 @@ mod v5 {
             Ok(())
         } else {
             Err(format!("{came:?}").into())
+        }
+    }
+
+    pub(super) fn will(broker: &Process) -> Result<(), Failed> {
+        let (client, mut watcher) = open(broker, "watcher");
+        client.subscribe("will", QoS::AtLeastOnce)?;
+        until(&mut watcher, is_suback)?;
+        let mut options = MqttOptions::new("victim", "127.0.0.1", broker.address.port());
+        let properties = LastWillProperties {
+            delay_interval: None,
+            payload_format_indicator: Some(1),
+            message_expiry_interval: None,
+            content_type: Some("text/plain".into()),
+            response_topic: None,
+            correlation_data: None,
+            user_properties: Vec::new(),
+        };
+        let will = LastWill::new("will", "gone", QoS::AtLeastOnce, false, Some(properties));
+        options.set_last_will(will);
+        let (victim, mut turns) = Client::new(options, 10);
+        until(&mut turns, |packet| matches!(packet, Packet::ConnAck(_)).then_some(()))?;
+        drop((victim, turns));
+        let came = until(&mut watcher, publish_in)?;
+        let properties = came.properties.clone().unwrap_or_default();
+        if &came.payload[..] == b"gone" && properties.content_type.as_deref() == Some("text/plain")
+        {
+            Ok(())
+        } else {
+            Err(format!("{came:?}").into())
+        }
+    }
+
+    pub(super) fn retained(broker: &Process) -> Result<(), Failed> {
+        let (client, mut connection) = open(broker, "both");
+        client.publish("kept", QoS::AtLeastOnce, true, "kept")?;
+        until(&mut connection, |packet| matches!(packet, Packet::PubAck(_)).then_some(()))?;
+        client.subscribe("kept", QoS::AtLeastOnce)?;
+        let came = until(&mut connection, publish_in)?;
+        if came.retain && &came.payload[..] == b"kept" {
+            Ok(())
+        } else {
+            Err(format!("{came:?}").into())
+        }
+    }
+
+    pub(super) fn shared(broker: &Process) -> Result<(), Failed> {
+        let mut members = ["one", "other"].map(|id| open(broker, id));
+        for (client, connection) in &mut members {
+            client.subscribe("$share/g/jobs", QoS::AtLeastOnce)?;
+            until(connection, is_suback)?;
+        }
+        let (publisher, mut turns) = open(broker, "publisher");
+        for number in 0..6 {
+            publisher.publish("jobs", QoS::AtLeastOnce, false, number.to_string())?;
+            until(&mut turns, |packet| matches!(packet, Packet::PubAck(_)).then_some(()))?;
+        }
+        let mut jobs = Vec::new();
+        for (_, connection) in &mut members {
+            for _ in 0..3 {
+                jobs.push(String::from_utf8(until(connection, publish_in)?.payload.to_vec())?);
+            }
+        }
+        jobs.sort();
+        if jobs == ["0", "1", "2", "3", "4", "5"] {
+            Ok(())
+        } else {
+            Err(format!("{jobs:?}").into())
         }
     }
 }

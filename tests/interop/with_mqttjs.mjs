@@ -12,11 +12,11 @@ const PATIENCE_MS = 10_000;
 
 class Peer {
   // A client whose messages wait in a queue.
-  static async connect(name, { clean = true, will } = {}) {
+  static async connect(name, { clean = true, will, more = {}, ...options } = {}) {
     const peer = new Peer();
     peer.messages = [];
     peer.waiting = [];
-    const properties = { sessionExpiryInterval: clean ? 0 : 1000 };
+    const properties = { sessionExpiryInterval: clean ? 0 : 1000, ...more };
     peer.client = mqtt.connect(`mqtt://${host}:${port}`, {
       clientId: name,
       clean,
@@ -24,6 +24,7 @@ class Peer {
       protocolVersion: version === "5" ? 5 : 4,
       reconnectPeriod: 0,
       ...(version === "5" ? { properties } : {}),
+      ...options,
     });
     peer.client.on("message", (topic, payload, packet) => {
       const { qos, retain, properties } = packet;
@@ -174,6 +175,70 @@ const scenarios = {
       check(isDeepStrictEqual(JSON.stringify(came[name]), JSON.stringify(value)),
         `${name}: ${JSON.stringify(came[name])} came`);
     }
+  },
+
+  async will_properties() {
+    const watcher = await Peer.connect("watcher");
+    await watcher.subscribe([["will/#", 1]]);
+    const properties = { contentType: "text/plain", userProperties: { why: "lost" } };
+    const will = { topic: "will/it", payload: Buffer.from("gone"), qos: 1, properties };
+    const vanisher = await Peer.connect("vanisher", { will });
+    vanisher.client.stream.destroy();
+    const came = await watcher.expect("will/it", "gone", 1);
+    check(came.contentType === "text/plain", "the content type of the will");
+    check(came.userProperties.why === "lost", "the user property of the will");
+  },
+
+  async options() {
+    const subscriber = await Peer.connect("subscriber");
+    const publisher = await Peer.connect("publisher");
+    await publisher.publish("options/kept", "kept", { qos: 1, retain: true });
+    const subscribe = (filter, id, options) => subscriber.client.subscribeAsync(filter,
+      { qos: 1, nl: true, properties: { subscriptionIdentifier: id }, ...options });
+    await subscribe("options/#", 1, { rap: true, rh: 1 });
+    await subscriber.expect("options/kept", "kept", 1, true);
+    await subscribe("options/#", 2, { rap: true, rh: 1 });
+    await subscribe("options/+", 3, { rh: 2 });
+    await subscriber.publish("options/own", "own", { qos: 1 });
+    await publisher.publish("options/kept", "again", { qos: 1, retain: true });
+    const came = await subscriber.expect("options/kept", "again", 1, true);
+    const ids = [...came.subscriptionIdentifier].sort();
+    check(isDeepStrictEqual(ids, [2, 3]), `both subscriptions are named: ${ids}`);
+  },
+
+  async flow() {
+    // Topic Aliases both ways, and a Receive Maximum of one.
+    const more = { topicAliasMaximum: 5, receiveMaximum: 1 };
+    const subscriber = await Peer.connect("subscriber", { more });
+    const publisher = await Peer.connect("publisher", { autoAssignTopicAlias: true });
+    const topic = "a/topic/long/enough/to/be/worth/an/alias";
+    await subscriber.subscribe([[topic, 1]]);
+    const sent = [];
+    for (let number = 0; number < 10; number += 1) {
+      sent.push(publisher.publish(topic, String(number), { qos: number % 2 }));
+    }
+    await Promise.all(sent);
+    const came = new Set();
+    for (let number = 0; number < 10; number += 1) {
+      const message = await subscriber.next();
+      check(message.topic === topic, `${message.topic} came`);
+      check(message.properties.topicAlias === 1, "the broker uses an alias");
+      came.add(message.payload);
+    }
+    check(came.size === 10, `each came once: ${[...came]}`);
+  },
+
+  async request() {
+    const asker = await Peer.connect("asker");
+    const answerer = await Peer.connect("answerer");
+    await asker.subscribe([["answers/asker", 1]]);
+    await answerer.subscribe([["questions", 1]]);
+    const properties = { responseTopic: "answers/asker", correlationData: Buffer.from("42") };
+    await asker.publish("questions", "what?", { qos: 1, properties });
+    const { responseTopic, correlationData } = await answerer.expect("questions", "what?", 1);
+    await answerer.publish(responseTopic, "that", { qos: 1, properties: { correlationData } });
+    const answer = await asker.expect("answers/asker", "that", 1);
+    check(answer.correlationData.toString() === "42", "the answer is to the question");
   },
 };
 

@@ -10,6 +10,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 PATIENCE_S = 10
 
@@ -17,7 +18,7 @@ PATIENCE_S = 10
 class Peer:
     """A client whose messages wait in a queue."""
 
-    def __init__(self, name, clean=True, will=None):
+    def __init__(self, name, clean=True, will=None, connect=None, manual_ack=False):
         protocol = mqtt.MQTTv5 if VERSION == "5" else mqtt.MQTTv311
         options = {} if VERSION == "5" else {"clean_session": clean}
         self.client = mqtt.Client(
@@ -31,10 +32,13 @@ class Peer:
         self.client.on_unsubscribe = lambda *args: self.events.put(("unsubscribe", args[3]))
         if will:
             self.client.will_set(*will)
+        self.client.manual_ack_set(manual_ack)
         options = {}
         if VERSION == "5":
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = 0 if clean else 1000
+            for key, value in (connect or {}).items():
+                setattr(properties, key, value)
             options = {"clean_start": clean, "properties": properties}
         self.client.connect(HOST, PORT, keepalive=60, **options)
         self.client.loop_start()
@@ -164,11 +168,88 @@ def properties():
     check(came.MessageExpiryInterval in (99, 100), "the expiry is sent on")
 
 
+def will_properties():
+    watcher = Peer("watcher")
+    watcher.subscribe(("will/#", 1))
+    sent = Properties(PacketTypes.WILLMESSAGE)
+    sent.WillDelayInterval = 1
+    sent.ContentType = "text/plain"
+    sent.UserProperty = [("why", "lost")]
+    late = {"SessionExpiryInterval": 100}
+    Peer("vanisher", will=("will/vanisher", b"gone", 1, False, sent), connect=late).vanish()
+    came = watcher.expect("will/vanisher", b"gone", 1).properties
+    check(came.ContentType == "text/plain", "the content type of the will")
+    check(came.UserProperty == [("why", "lost")], "the user property of the will")
+    back = Peer("returner", will=("will/returner", b"no", 1, False, sent), connect=late)
+    back.vanish()
+    Peer("returner", clean=False).leave()
+    Peer("other", will=("will/other", b"gone", 1, False, sent), connect=late).vanish()
+    watcher.expect("will/other", b"gone", 1)
+
+
+def options():
+    subscriber, publisher = Peer("subscriber"), Peer("publisher")
+
+    def subscribe(name, number, **options):
+        properties = Properties(PacketTypes.SUBSCRIBE)
+        properties.SubscriptionIdentifier = number
+        subscriber.client.subscribe(name, options=SubscribeOptions(**options),
+                                    properties=properties)
+        _, reasons = subscriber.events.get(timeout=PATIENCE_S)
+        check(not reasons[0].is_failure, f"{name}: {reasons}")
+
+    publisher.publish("options/kept", b"kept", 1, retain=True)
+    subscribe("options/#", 1, qos=2, noLocal=True, retainAsPublished=True, retainHandling=1)
+    subscriber.expect("options/kept", b"kept", 1, retain=True)
+    subscribe("options/#", 2, qos=1, noLocal=True, retainAsPublished=True, retainHandling=1)
+    subscribe("options/+", 3, qos=1, noLocal=True, retainHandling=2)
+    subscriber.publish("options/own", b"own", 1)
+    publisher.publish("options/kept", b"again", 2, retain=True)
+    message = subscriber.expect("options/kept", b"again", 1, retain=True)
+    numbers = sorted(message.properties.SubscriptionIdentifier)
+    check(numbers == [2, 3], f"both subscriptions are named: {numbers}")
+
+
+def flow():
+    subscriber = Peer("subscriber", connect={"ReceiveMaximum": 3}, manual_ack=True)
+    subscriber.subscribe(("flow", 1), ("end", 0))
+    publisher = Peer("publisher")
+    for number in range(20):
+        publisher.publish("flow", str(number).encode(), 1)
+    # QoS 0 passes what waits, and so tells that no more than three came.
+    publisher.publish("end", b"end", 0)
+    first = [subscriber.messages.get(timeout=PATIENCE_S) for _ in range(4)]
+    check([message.payload for message in first] == [b"0", b"1", b"2", b"end"],
+          f"three and no more: {[message.payload for message in first]}")
+    waiting = first[:3]
+    for number in range(3, 20):
+        message = waiting.pop(0)
+        subscriber.client.ack(message.mid, message.qos)
+        waiting.append(subscriber.expect("flow", str(number).encode(), 1))
+
+
+def request():
+    asker, answerer = Peer("asker"), Peer("answerer")
+    asker.subscribe(("answers/asker", 1))
+    answerer.subscribe(("questions", 1))
+    sent = Properties(PacketTypes.PUBLISH)
+    sent.ResponseTopic = "answers/asker"
+    sent.CorrelationData = b"42"
+    asker.publish("questions", b"what?", 1, properties=sent)
+    question = answerer.expect("questions", b"what?", 1).properties
+    back = Properties(PacketTypes.PUBLISH)
+    back.CorrelationData = question.CorrelationData
+    answerer.publish(question.ResponseTopic, b"that", 1, properties=back)
+    answer = asker.expect("answers/asker", b"that", 1)
+    check(answer.properties.CorrelationData == b"42", "the answer is to the question")
+
+
 if __name__ == "__main__":
     HOST, PORT, VERSION = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     try:
         {"qos": qos, "retained": retained, "will": will, "resume": resume, "shared": shared,
-         "properties": properties}[sys.argv[4]]()
+         "properties": properties, "will_properties": will_properties, "options": options,
+         "flow": flow, "request": request}[sys.argv[4]]()
     except (AssertionError, queue.Empty) as what:
         print(f"{sys.argv[4]}: {what!r}")
         sys.exit(1)

@@ -1,12 +1,16 @@
 //! The admin API, by itself and through the sub-commands of the program.
 
-use std::process::Stdio;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use libtest_mimic::Failed;
+use serde_json::Value;
 
 use super::{Http, Node, Test, expect, success};
 
-pub(super) const TESTS: [(&str, Test); 8] = [
+pub(super) const TESTS: [(&str, Test); 11] = [
     ("nothing_is_told_without_the_token", token),
     ("a_kicked_client_is_gone_and_its_session_stays", kick),
     ("why_names_the_reason_a_message_was_dropped", why),
@@ -14,6 +18,9 @@ pub(super) const TESTS: [(&str, Test); 8] = [
     ("retained_messages_are_read_and_deleted", retained),
     ("what_is_published_over_the_api_arrives", publish),
     ("properties_of_what_is_published_arrive", properties),
+    ("what_waits_for_a_client_is_told_message_by_message", pending),
+    ("a_node_alone_tells_of_itself", nodes),
+    ("top_has_a_screen_of_its_own_and_gives_the_old_one_back", top),
     ("log_level_and_reload_work_and_mistakes_are_told", log_and_mistakes),
 ];
 
@@ -168,6 +175,64 @@ fn log_and_mistakes(node: &Node) -> Result<(), Failed> {
         let answer = node.http.ask(method, path, &[], body)?;
         let has_reason = answer.body.contains("\"error\"");
         expect(answer.status == wanted && has_reason, (path, answer.status, answer.body))?;
+    }
+    Ok(())
+}
+
+/// What waits for a client that is away, and what a client has not acknowledged, are told message
+/// by message.
+fn pending(node: &Node) -> Result<(), Failed> {
+    node.leave_session("reader", "queue/#")?;
+    node.publish("queue/a", "one\n")?;
+    node.publish("queue/b", "three\n")?;
+    let detail = node.http.api("clients/reader")?;
+    let waits = |at: usize| {
+        let message = &detail["queue"][at];
+        format!(
+            "{} {} {} {}",
+            message["topic"], message["qos"], message["bytes"], message["packet_id"]
+        )
+    };
+    expect(waits(0) == "\"queue/a\" 1 3 null" && waits(1) == "\"queue/b\" 1 5 null", &detail)?;
+    let told = node.octopus(&["client", "reader"])?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    expect(told.contains("waits          queue/b (QoS 1, 5 B)"), &told)?;
+    // Takes its messages and never says so.
+    let mut silent = TcpStream::connect(node.broker.address)?;
+    silent.set_read_timeout(Some(Duration::from_secs(10)))?;
+    silent.write_all(b"\x10\x12\x00\x04MQTT\x04\x00\x00\x3c\x00\x06reader")?;
+    let mut came = vec![0; 4 + 14 + 16];
+    silent.read_exact(&mut came)?;
+    let detail = node.http.api("clients/reader")?;
+    let first = &detail["inflight"][0];
+    expect(first["topic"] == "queue/a" && first["packet_id"].as_u64() > Some(0), &detail)?;
+    expect(detail["queue"] == Value::Array(vec![]), detail)
+}
+
+/// A node without a group tells of itself what it can.
+fn nodes(node: &Node) -> Result<(), Failed> {
+    let nodes = node.http.api("nodes")?;
+    let only = &nodes["nodes"][0];
+    let figures = &only["figures"];
+    expect(only["self"] == true && nodes["nodes"].as_array().map(Vec::len) == Some(1), &nodes)?;
+    expect(figures["version"] == env!("CARGO_PKG_VERSION"), &nodes)?;
+    expect(figures["connections"] == 0 && figures["received_per_s"].is_null(), nodes)
+}
+
+/// On a terminal `top` has a screen of its own, and gives the old one back.
+fn top(node: &Node) -> Result<(), Failed> {
+    node.leave_session("behind", "slow/#")?;
+    node.publish("slow/a", "x\n")?;
+    let program = env!("CARGO_BIN_EXE_octopus");
+    let port = node.http.address.port();
+    let typed = format!("'{program}' top -n 1 --http.port={port} --http.token={}", super::TOKEN);
+    let output = Command::new("script").args(["-qec", &typed, "/dev/null"]).output()?;
+    success(&output)?;
+    let screen = String::from_utf8_lossy(&output.stdout).into_owned();
+    expect(screen.starts_with("\x1b[?1049h") && screen.ends_with("\x1b[?1049l"), &screen)?;
+    for part in ["longest turn", "behind", "half / 99 % within", "dropped since the start: nothing"]
+    {
+        expect(screen.contains(part), (part, &screen))?;
     }
     Ok(())
 }

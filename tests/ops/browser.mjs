@@ -169,6 +169,23 @@ const main = async () => {
     found.violations.flatMap((fault) => fault.nodes.map((node) =>
       [fault.id, fault.help, node.html.slice(0, 200)].join(": "))))`;
   const faults = [];
+  const photograph = async (name) => {
+    if (!pictures) return;
+    const { data } = await send("Page.captureScreenshot", { format: "png" });
+    writeFileSync(join(pictures, `${name}.png`), Buffer.from(data, "base64"));
+  };
+  // What moved by itself while the figures were drawn anew three times.
+  const moved = () => run(`new Promise((done) => {
+    const shifts = [];
+    const observer = new PerformanceObserver((list) => shifts.push(...list.getEntries()));
+    observer.observe({ type: "layout-shift" });
+    const first = history.in.length;
+    const look = () => history.in.length < first + 3 ? setTimeout(look, 100) : done(shifts
+      .filter((shift) => shift.value > 0.001)
+      .flatMap((shift) => shift.sources.map(({ node }) =>
+        "moved by itself: " + (node?.outerHTML ?? "a text").slice(0, 120))));
+    look();
+  })`);
   for (const theme of ["light", "dark"]) {
     await run(`localStorage.setItem("theme", "${theme}"); applyTheme()`);
     for (const view of ["overview", "clients", "topics", "trouble", "console"]) {
@@ -180,11 +197,21 @@ const main = async () => {
       if (view === "clients") await run("showClient('sleeper')");
       if (view === "topics") await run("showTopic({ topic: 'console/a' })");
       for (const fault of await run(AXE)) faults.push(`${theme} ${view}: ${fault}`);
-      if (pictures) {
-        const { data } = await send("Page.captureScreenshot", { format: "png" });
-        writeFileSync(join(pictures, `${view}-${theme}.png`), Buffer.from(data, "base64"));
-      }
+      await photograph(`${view}-${theme}`);
     }
+  }
+  await run("location.hash = 'overview'");
+  faults.push(...await moved());
+
+  // --- every view on a telephone ---
+
+  await send("Emulation.setDeviceMetricsOverride", { ...screen, width: 400, height: 850 });
+  for (const view of ["overview", "clients", "topics", "trouble", "console"]) {
+    await run(`location.hash = "${view}"`);
+    await until(`!document.querySelector('[data-view="${view}"]').hidden`);
+    const beside = await run("document.documentElement.scrollWidth - innerWidth");
+    if (beside > 0) faults.push(`narrow ${view}: ${beside} pixels are beside the page`);
+    await photograph(`${view}-narrow`);
   }
   faults.push(...complaints);
   return faults;

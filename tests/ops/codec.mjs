@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 
 const Mqtt = new Function(`${readFileSync(process.argv[2], "utf8")}; return Mqtt;`)();
+const bytes = (text) => new TextEncoder().encode(text);
 const hex = (bytes) => Buffer.from(bytes).toString("hex");
 
 const encoded = [
@@ -34,11 +35,16 @@ for (let size = 1; size <= incoming.length; size++) {
   }
   assert.deepEqual(packets.map((packet) => packet.kind), kinds);
   const plain = { kind: "publish", qos: 0, retain: false, id: 0 };
-  assert.deepEqual(packets[1], { ...plain, topic: "a/b", payload: "hi" });
+  assert.deepEqual(packets[1], { ...plain, topic: "a/b", payload: "hi", bytes: bytes("hi") });
   assert.deepEqual(packets[2].codes, [128]);
   assert.equal(packets[5].id, 5);
 }
 const [five] = new Mqtt.Reader(5).push(Buffer.from("3109000161020101796573", "hex"));
 const retained = { kind: "publish", qos: 0, retain: true, id: 0 };
-assert.deepEqual(five, { ...retained, topic: "a", payload: "yes" });
+assert.deepEqual(five, { ...retained, topic: "a", payload: "yes", bytes: bytes("yes") });
+for (const bytes of ["30060003612f62ff", "30060003612f6200"]) {
+  const [binary] = new Mqtt.Reader(4).push(Buffer.from(bytes, "hex"));
+  assert.equal(binary.payload, null, "no text is not shown as text");
+  assert.equal(binary.bytes.length, 1);
+}
 assert.throws(() => new Mqtt.Reader(5).push(Buffer.from("30ffffffff", "hex")));

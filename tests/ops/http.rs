@@ -7,24 +7,24 @@ use std::time::Duration;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-pub(super) struct Http {
-    pub(super) address: SocketAddr,
-    pub(super) token: Option<&'static str>,
+pub(crate) struct Http {
+    pub(crate) address: SocketAddr,
+    pub(crate) token: Option<&'static str>,
 }
 
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) head: String,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Http {
-    pub(super) fn get(&self, path: &str) -> Result<Answer, Failed> {
+    pub(crate) fn get(&self, path: &str) -> Result<Answer, Failed> {
         self.ask("GET", path, &[], "")
     }
 
     /// A resource of the API, which is to answer with 200.
-    pub(super) fn api(&self, resource: &str) -> Result<Value, Failed> {
+    pub(crate) fn api(&self, resource: &str) -> Result<Value, Failed> {
         let answer = self.get(&format!("/api/v1/{resource}"))?;
         match answer.status {
             200 => Ok(serde_json::from_str(&answer.body)?),
@@ -32,11 +32,11 @@ impl Http {
         }
     }
 
-    pub(super) fn post(&self, path: &str, body: &str) -> Result<Answer, Failed> {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Result<Answer, Failed> {
         self.ask("POST", path, &["Content-Type: application/json"], body)
     }
 
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &self,
         method: &str,
         path: &str,

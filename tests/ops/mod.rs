@@ -5,8 +5,10 @@ mod api;
 mod bans;
 mod client;
 mod dashboard;
-mod http;
+mod group;
+pub(crate) mod http;
 mod metrics;
+mod mistakes;
 mod schema;
 mod sys;
 mod trace;
@@ -117,6 +119,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         dashboard::codec_trial(),
         dashboard::console_trial(),
         client::trial(),
+        group::trial(),
+        group::readiness_trial(),
+        mistakes::trial(),
         schema::trial(),
     ])
     .collect()

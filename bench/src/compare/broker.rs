@@ -14,7 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     cli::Cli,
-    compare::definition::{Definition, Fill},
+    compare::{
+        certificate,
+        definition::{Definition, Fill},
+        scenario::Transport,
+    },
     plan::Plan,
     run::run,
     system,
@@ -30,6 +34,7 @@ pub(crate) struct Broker {
     port: u16,
     dir: PathBuf,
     homes: Option<String>,
+    transport: Transport,
 }
 
 impl Broker {
@@ -42,13 +47,19 @@ impl Broker {
     pub(crate) fn start(
         definition: &Definition,
         threads: usize,
+        transport: Transport,
         cores: &[usize],
         own_cores: &[usize],
     ) -> io::Result<Self> {
         let [port, http] = free_ports()?;
         let dir = env::temp_dir().join(format!("octopus-bench-{}-{port}", process::id()));
         fs::create_dir_all(&dir)?;
-        let (fill, file) = (Fill { port, http, dir: &dir, threads }, dir.join("config"));
+        if transport == Transport::Tls {
+            certificate::make(&dir)?;
+        }
+        let fill = Fill { port, http, dir: &dir, threads, transport };
+        // Those that read several formats go by the name; to the others it is only a name.
+        let file = dir.join("config.toml");
         if let Some(config) = definition.config(&fill) {
             fs::write(&file, config)?;
         }
@@ -63,13 +74,24 @@ impl Broker {
         let child = command.spawn();
         system::pin(own_cores)?;
         let failed = |error| io::Error::other(format!("{}: {program}: {error}", definition.name));
-        let mut broker = Self { child: child.map_err(failed)?, port, dir, homes };
+        let mut broker = Self { child: child.map_err(failed)?, port, dir, homes, transport };
         broker.wait_ready(&definition.name)?;
         Ok(broker)
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The options by which a load finds it.
+    pub(crate) fn address(&self) -> String {
+        let port = self.port;
+        match self.transport {
+            Transport::Tcp => format!("--port {port}"),
+            Transport::Tls => {
+                format!("--port {port} --ca-file {}", certificate::path(&self.dir).display())
+            }
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -104,7 +126,7 @@ impl Broker {
 
     /// Whether a client gets its CONNACK.
     fn accepts(&self) -> io::Result<bool> {
-        let line = format!("octopus-bench conn -c 1 --hold 0 --quiet --port {}", self.port);
+        let line = format!("octopus-bench conn -c 1 --hold 0 --quiet {}", self.address());
         let cli = Cli::try_parse_from(line.split(' ')).map_err(io::Error::other)?;
         let mut accepted = true;
         for plan in Plan::of(&cli.command)? {

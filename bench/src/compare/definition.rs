@@ -3,11 +3,16 @@
 //! Such a file has lines `key: value` and, behind a line `---`, the text of a configuration
 //! file. In both are replaced: `{port}` the port to listen on, `{http}` another free one,
 //! `{dir}` a directory of the broker's own, `{threads}` how many threads it shall have, and in
-//! the command `{config}` the configuration file.
+//! the command `{config}` the configuration file. Words of the command and lines of the file
+//! that begin with `{tls}` are there for scenarios over TLS only, those with `{plain}` for the
+//! others only; `{certificate}` and `{key}` are PEM files.
 
 use std::{fs, io, path::Path};
 
-use crate::compare::{CompareOptions, scenario::fits};
+use crate::compare::{
+    CompareOptions, certificate,
+    scenario::{Scenario, Transport, fits},
+};
 
 /// A kind of broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,11 +44,24 @@ pub(crate) struct Fill<'a> {
     pub http: u16,
     pub dir: &'a Path,
     pub threads: usize,
+    pub transport: Transport,
 }
 
 impl Fill<'_> {
+    /// `None` for a word or line that is for another transport.
+    fn line(&self, line: &str) -> Option<String> {
+        let (ours, others) = match self.transport {
+            Transport::Tcp => ("{plain}", "{tls}"),
+            Transport::Tls => ("{tls}", "{plain}"),
+        };
+        let ours = line.strip_prefix(ours).unwrap_or(line);
+        (!line.starts_with(others)).then(|| self.text(ours))
+    }
+
     fn text(&self, text: &str) -> String {
         text.replace("{port}", &self.port.to_string())
+            .replace("{certificate}", &certificate::path(self.dir).display().to_string())
+            .replace("{key}", &certificate::key_path(self.dir).display().to_string())
             .replace("{http}", &self.http.to_string())
             .replace("{dir}", &self.dir.display().to_string())
             .replace("{threads}", &self.threads.to_string())
@@ -122,21 +140,29 @@ impl Definition {
     }
 
     /// Why this broker cannot play `scenario`, if it cannot.
-    pub(crate) fn cannot(&self, scenario: &str) -> Option<&str> {
-        let found = self.cannot.iter().find(|(pattern, _)| fits(pattern, scenario));
-        found.map(|(_, reason)| reason.as_str())
+    pub(crate) fn cannot(&self, scenario: &Scenario) -> Option<&str> {
+        let found = self.cannot.iter().find(|(pattern, _)| fits(pattern, scenario.name));
+        let found = found.map(|(_, reason)| reason.as_str());
+        let needs_tls = scenario.transport == Transport::Tls;
+        found.or_else(|| (needs_tls && !self.has_tls()).then_some("nothing is told of its TLS"))
+    }
+
+    fn has_tls(&self) -> bool {
+        let texts = [Some(&self.command), self.config.as_ref()];
+        texts.into_iter().flatten().any(|text| text.contains("{tls}"))
     }
 
     /// Program and arguments; `config` is where [`Self::config`] was written.
     pub(crate) fn words(&self, fill: &Fill<'_>, config: &Path) -> Vec<String> {
         let config = config.display().to_string();
-        let word = |word: &str| fill.text(word).replace("{config}", &config);
-        self.command.split_whitespace().map(word).collect()
+        let word = |word: &str| Some(fill.line(word)?.replace("{config}", &config));
+        self.command.split_whitespace().filter_map(word).collect()
     }
 
     /// The configuration file's text, if it takes one.
     pub(crate) fn config(&self, fill: &Fill<'_>) -> Option<String> {
-        self.config.as_ref().map(|config| fill.text(config))
+        let config = self.config.as_ref()?;
+        Some(config.lines().filter_map(|line| fill.line(line)).map(|line| line + "\n").collect())
     }
 
     /// Port and path of the API that tells a client's home, if there is one.
@@ -150,17 +176,27 @@ mod tests {
     use super::*;
     use crate::compare::scenario::SCENARIOS;
 
+    fn fill(transport: Transport) -> Fill<'static> {
+        Fill { port: 1883, http: 8080, dir: Path::new("/own"), threads: 2, transport }
+    }
+
     fn words(definition: &Definition) -> Vec<String> {
-        let fill = Fill { port: 1883, http: 8080, dir: Path::new("/own"), threads: 2 };
-        definition.words(&fill, Path::new("/own/config"))
+        definition.words(&fill(Transport::Tcp), Path::new("/own/config"))
     }
 
     #[test]
     fn every_known_broker_is_lawful_and_says_only_of_real_scenarios_what_it_cannot() {
         for (name, text) in KNOWN {
             let broker = Definition::read(name, text).expect(name);
-            let line = words(&broker).join(" ");
-            assert!(!line.is_empty() && !line.contains('{'), "{name}: {line}");
+            for transport in [Transport::Tcp, Transport::Tls] {
+                let line = broker.words(&fill(transport), Path::new("/own/config")).join(" ");
+                assert!(!line.is_empty() && !line.contains('{'), "{name}: {line}");
+                let names_files = broker.config(&fill(transport)).unwrap_or_default();
+                let is_over_tls = names_files.contains("/own/key.pem");
+                let is_plain = line.contains("--broker.port=1883");
+                let wanted = transport == Transport::Tls && broker.has_tls();
+                assert_eq!(is_over_tls && !is_plain, wanted, "{name}: {line}");
+            }
             for (pattern, _) in &broker.cannot {
                 let is_real = SCENARIOS.iter().any(|scenario| fits(pattern, scenario.name));
                 assert!(is_real, "{name} cannot {pattern}, which is no scenario");
@@ -184,10 +220,29 @@ mod tests {
     fn what_a_broker_cannot_has_its_reason_by_pattern() {
         let text = "command: b\ncannot: fanin*: bytes would mix\n";
         let broker = Definition::read("x", text).expect("lawful");
-        assert_eq!(broker.cannot("fanin100-q1"), Some("bytes would mix"));
-        assert_eq!(broker.cannot("fanout500"), None);
+        let cannot = |name: &str| {
+            let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).expect(name);
+            broker.cannot(scenario)
+        };
+        assert_eq!(cannot("fanin100-q1"), Some("bytes would mix"));
+        assert_eq!(cannot("fanout500"), None);
+        assert_eq!(cannot("tls50-q0"), Some("nothing is told of its TLS"));
         assert!(Definition::read("x", "command b").is_err());
         assert!(Definition::read("x", "cannot: everything").is_err());
+    }
+
+    #[test]
+    fn words_and_lines_are_for_both_transports_or_for_one() {
+        let text = "command: b {plain}{port} {tls}{key} x\n---\nall\n{tls}c {certificate}\n\
+            {plain}none\n";
+        let broker = Definition::read("x", text).expect("lawful");
+        assert!(broker.has_tls());
+        assert_eq!(words(&broker), ["b", "1883", "x"]);
+        assert_eq!(broker.config(&fill(Transport::Tcp)).as_deref(), Some("all\nnone\n"));
+        let over_tls = fill(Transport::Tls);
+        assert_eq!(broker.words(&over_tls, Path::new("/"))[1], "/own/key.pem");
+        let config = broker.config(&over_tls);
+        assert_eq!(config.as_deref(), Some("all\nc /own/certificate.pem\n"));
     }
 
     #[test]

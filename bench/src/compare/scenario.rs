@@ -14,6 +14,14 @@ pub(crate) struct Scenario {
     pub threads: usize,
     /// Where the clients of a pair are, for a broker that tells.
     pub place: Option<Place>,
+    pub transport: Transport,
+}
+
+/// What is below MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Tls,
 }
 
 /// Which cores broker and generator have.
@@ -33,10 +41,15 @@ pub(crate) enum Place {
 }
 
 const fn scenario(name: &'static str, load: &'static str, quick: &'static str) -> Scenario {
-    Scenario { name, load, quick, cores: Cores::Apart, threads: 1, place: None }
+    let (cores, transport) = (Cores::Apart, Transport::Tcp);
+    Scenario { name, load, quick, cores, threads: 1, place: None, transport }
 }
 
 impl Scenario {
+    const fn over_tls(self) -> Self {
+        Self { transport: Transport::Tls, ..self }
+    }
+
     const fn together(self, threads: usize, place: Option<Place>) -> Self {
         Self { cores: Cores::Together, threads, place, ..self }
     }
@@ -57,6 +70,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("pairs50-q0-64k", "pairs -c 50 -q 0 -s 65536", "pairs -c 10 -q 0 -s 65536"),
     scenario("pairs50-q1-64k", "pairs -c 50 -q 1 -s 65536", "pairs -c 10 -q 1 -s 65536"),
     scenario("pairs50-q2-64k", "pairs -c 50 -q 2 -s 65536", "pairs -c 10 -q 2 -s 65536"),
+    scenario("tls50-q0", "pairs -c 50 -q 0", "pairs -c 10 -q 0").over_tls(),
+    scenario("tls50-q1", "pairs -c 50 -q 1", "pairs -c 10 -q 1").over_tls(),
+    scenario("tls50-q0-4k", "pairs -c 50 -q 0 -s 4096", "pairs -c 10 -q 0 -s 4096").over_tls(),
     scenario("fanout500", "fanout -c 500", "fanout -c 50"),
     scenario("fanout5000", "fanout -c 5000", "fanout -c 500"),
     scenario("fanin100-q1", "fanin -c 100 -q 1", "fanin -c 10 -q 1"),

@@ -1,24 +1,33 @@
-//! Waiting until other shards have taken in what was sent to them.
+//! Waiting until other shards, and the nodes of the group, have taken in what was sent to them.
 //!
 //! The mesh is in order, so a `Fence` that comes back as `Fenced` proves that all that was
 //! sent before it is in force there. SUBACK waits for that (invariant 8), and so does the
-//! answer to a member that joins a shared group.
+//! answer to a member that joins a shared group, and a session that has come from another node
+//! before it says that it is known here. The hub answers for the other nodes; it does so in
+//! bounded time, whatever they do.
 
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 use octopus_mqtt::PacketId;
 
+use crate::connection::Pause;
 use crate::envelope::{Envelope, SessionRef, ShardId};
-use crate::event::ConnectionId;
+use crate::event::{ConnectionId, Output};
 use crate::session::Replay;
 use crate::shard::Shard;
 
-/// What is waiting on this shard. Bounded by the SUBSCRIBE packets under way.
+/// SUBACKs that one connection waits for; with more it is not read until half are out.
+const SUBACK_COUNT_MAX: usize = 64;
+
+/// What is waiting on this shard. Bounded by [`SUBACK_COUNT_MAX`] for each connection, and by
+/// the sessions that come from other nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Barriers {
     last: u64,
     waiting: HashMap<u64, Waiting>,
+    /// SUBACKs among it, by connection.
+    subacks: HashMap<ConnectionId, usize>,
 }
 
 #[derive(Debug)]
@@ -37,6 +46,8 @@ pub(crate) enum Then {
         to: ShardId,
         barrier: u64,
     },
+    /// Tell the session's old node that everybody knows the new one.
+    Known(SessionRef),
 }
 
 /// A SUBACK that waits, and the retained messages that follow it.
@@ -64,7 +75,8 @@ impl Barriers {
 
 impl Shard {
     /// Does `then` after `answers` more `Fenced { barrier }`; fences all other shards first if
-    /// `fence` says so.
+    /// `fence` says so, and in any case the group, if there is one: also a subscription that
+    /// changes nothing waits until this node has caught up with what is retained.
     pub(crate) fn wait(&mut self, barrier: u64, fence: bool, answers: usize, then: Then) {
         let mut count = answers;
         if fence {
@@ -73,10 +85,41 @@ impl Shard {
                 count += 1;
             }
         }
+        if self.config.cluster {
+            self.send_hub(Envelope::Fence { barrier });
+            count += 1;
+        }
         if count == 0 {
             return self.pass(then);
         }
+        if let Then::SubAck(pending) = &then {
+            self.begin_suback(pending.connection);
+        }
         self.barriers.waiting.insert(barrier, Waiting { count, then });
+    }
+
+    fn begin_suback(&mut self, id: ConnectionId) {
+        let count = self.barriers.subacks.entry(id).or_default();
+        *count += 1;
+        if *count >= SUBACK_COUNT_MAX
+            && self.connections.get_mut(id).is_some_and(|c| c.pause(Pause::AwaitingSubAcks))
+        {
+            self.push(Output::PauseReading { connection: id });
+        }
+    }
+
+    fn end_suback(&mut self, id: ConnectionId) {
+        let Some(count) = self.barriers.subacks.get_mut(&id) else { return };
+        *count -= 1;
+        let left = *count;
+        if left == 0 {
+            self.barriers.subacks.remove(&id);
+        }
+        if left <= SUBACK_COUNT_MAX / 2
+            && self.connections.get_mut(id).is_some_and(|c| c.resume(Pause::AwaitingSubAcks))
+        {
+            self.push(Output::ResumeReading { connection: id });
+        }
     }
 
     pub(crate) fn fenced(&mut self, barrier: u64) {
@@ -85,6 +128,9 @@ impl Shard {
         if waiting.count == 0
             && let Some(waiting) = self.barriers.waiting.remove(&barrier)
         {
+            if let Then::SubAck(pending) = &waiting.then {
+                self.end_suback(pending.connection);
+            }
             self.pass(waiting.then);
         }
     }
@@ -93,6 +139,7 @@ impl Shard {
         match then {
             Then::SubAck(pending) => self.suback(pending),
             Then::Answer { to, barrier } => self.send(to, Envelope::Fenced { barrier }),
+            Then::Known(session) => self.arrival_known(session),
         }
     }
 }

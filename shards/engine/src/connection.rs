@@ -8,12 +8,13 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use octopus_mqtt::{ReasonCode, Version};
+use octopus_mqtt::{AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
 
 use crate::acl::Acl;
 use crate::event::{ConnectionId, Instant, ListenerId, OutBuffer, Remote};
 use crate::rate::Pace;
 use crate::receipt::Owed;
+use crate::refusal::explained;
 use crate::slots::Slots;
 use crate::subscriptions::SessionId;
 
@@ -29,6 +30,9 @@ pub(crate) struct Connection {
     paused: u8,
     /// Session Expiry Interval in CONNECT was 0: DISCONNECT cannot lengthen it.
     pub(crate) is_expiry_fixed: bool,
+    /// Request Problem Information in CONNECT was 1: acknowledgements that refuse are explained.
+    /// It may stay away for the same, but there are clients that take no such acknowledgement.
+    pub(crate) wants_problem_information: bool,
     /// Listed in `Shard::dirty`.
     pub(crate) is_dirty: bool,
     /// A `Write` is out; its size in bytes.
@@ -37,6 +41,8 @@ pub(crate) struct Connection {
     pub(crate) keep_alive_s: u16,
     /// QoS 1 and 2 messages we may have in flight to this client.
     pub(crate) send_quota: u16,
+    /// What it was told in CONNACK, by place in `Editions`.
+    pub(crate) edition: u16,
     /// The client's Maximum Packet Size, bytes.
     pub(crate) packet_size_max: u32,
     pub(crate) last_received: Instant,
@@ -118,6 +124,8 @@ pub(crate) enum Pause {
     Rate = 8,
     /// It publishes, and memory is scarce.
     Memory = 16,
+    /// As many of its SUBSCRIBEs as we take at a time wait to be acknowledged.
+    AwaitingSubAcks = 32,
 }
 
 impl Connection {
@@ -131,10 +139,12 @@ impl Connection {
             version: Version::V3_1_1,
             paused: 0,
             is_expiry_fixed: false,
+            wants_problem_information: false,
             is_dirty: false,
             writing: None,
             keep_alive_s: 0,
             send_quota: 0,
+            edition: 0,
             packet_size_max: u32::MAX,
             last_received: now,
             publisher: 0,
@@ -156,6 +166,15 @@ impl Connection {
         match self.phase {
             Phase::Connected { session } => Some(session),
             _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn manner(&self) -> Manner {
+        Manner {
+            version: self.version,
+            packet_size_max: self.packet_size_max as usize,
+            wants_problem_information: self.wants_problem_information,
         }
     }
 
@@ -185,6 +204,68 @@ impl Connection {
         let was_paused = self.paused != 0;
         self.paused &= !(why as u8);
         was_paused && self.paused == 0
+    }
+}
+
+/// How one client is answered. Scope: connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) version: Version,
+    /// Bytes; larger answers the client does not take [MQTT-3.1.2-24].
+    pub(crate) packet_size_max: usize,
+    wants_problem_information: bool,
+}
+
+impl Manner {
+    /// The Reason String that goes with this code, if the client asked for problem information
+    /// [MQTT-3.1.2-29].
+    pub(crate) fn reason_string(self, reason: ReasonCode) -> ReasonProperties<'static> {
+        let is_told = reason.is_error() && self.wants_problem_information;
+        let reason_string = (is_told && self.version == Version::V5).then(|| explained(reason));
+        ReasonProperties { reason_string, ..ReasonProperties::default() }
+    }
+
+    /// Appends what `encode` makes of the Reason String, or without it if it makes the packet
+    /// too large [MQTT-3.4.2-2], [MQTT-3.9.2-1]. `false`, and nothing is appended, if the packet
+    /// is too large all the same.
+    pub(crate) fn put(
+        self,
+        out: &mut Vec<u8>,
+        reason: ReasonCode,
+        encode: impl Fn(&mut Vec<u8>, ReasonProperties<'_>),
+    ) -> bool {
+        let start = out.len();
+        let told = self.reason_string(reason);
+        for properties in [told, ReasonProperties::default()] {
+            encode(out, properties);
+            if out.len() - start <= self.packet_size_max {
+                return true;
+            }
+            out.truncate(start);
+        }
+        false
+    }
+
+    /// Appends an acknowledgement. The smallest fit whoever could take a CONNACK.
+    #[inline]
+    pub(crate) fn put_ack(
+        self,
+        out: &mut Vec<u8>,
+        kind: AckKind,
+        packet_id: PacketId,
+        reason: ReasonCode,
+    ) {
+        if reason.is_error() {
+            return self.put_refusal(out, kind, packet_id, reason);
+        }
+        encode_ack(kind, packet_id, reason, &ReasonProperties::default(), self.version, out);
+    }
+
+    #[cold]
+    fn put_refusal(self, out: &mut Vec<u8>, kind: AckKind, id: PacketId, reason: ReasonCode) {
+        self.put(out, reason, |out, properties| {
+            encode_ack(kind, id, reason, &properties, self.version, out);
+        });
     }
 }
 

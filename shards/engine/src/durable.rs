@@ -142,6 +142,9 @@ pub enum Change {
     Done {
         serial: u32,
     },
+    /// Every node knows that the session has come here: whoever had it before need not pass
+    /// anything on any more.
+    Known,
     /// A message for a session that is another node's now; `None`: there are no more.
     Passed {
         item: Option<DeliveryItem>,
@@ -162,8 +165,8 @@ pub enum Change {
 impl Recorded {
     fn covers(self, change: &Change) -> bool {
         match change {
-            // Also the ownership of a session that is not recorded ends.
-            Change::Ended | Change::Inherited { .. } => true,
+            // Also of a session that is not recorded, the ownership moves and ends.
+            Change::Ended | Change::Inherited { .. } | Change::Known => true,
             Change::Opened { .. } | Change::Away { .. } | Change::WillGone => self.sessions,
             Change::Subscribed { .. } | Change::Unsubscribed { .. } => {
                 self.sessions && self.subscriptions
@@ -348,6 +351,44 @@ impl Shard {
 
     // --- as a whole ---
 
+    /// Records anew all sessions that are this node's. Cost: all of them, in one turn.
+    pub(crate) fn restate(&mut self, round: u64) {
+        self.send_hub(Envelope::Restated { round, is_over: false });
+        for (id, is_online) in self.sessions_where(|s| s.epoch > 0 && !s.is_gone()) {
+            self.record_opened(id);
+            self.restate_session(id);
+            let Some(session) = self.sessions.get(id).filter(|_| !is_online) else { continue };
+            let (expiry_s, ends_at) = (session.expiry_s, session.ends_at());
+            let will_at = session.will_at();
+            self.record(id, || Change::Away { expiry_s, ends_at, will_at });
+        }
+        self.send_hub(Envelope::Restated { round, is_over: true });
+    }
+
+    fn restate_session(&mut self, id: SessionId) {
+        let Some(record) = self.snapshot(id) else { return };
+        for (filter, grant) in record.subscriptions {
+            self.record(id, || Change::Subscribed { filter, grant });
+        }
+        for DeliveryRecord { serial, state, item } in record.deliveries {
+            if let Some(item) = item {
+                self.record(id, || Change::Queued { serial, item });
+            }
+            match state {
+                DeliveryState::Queued => {}
+                DeliveryState::Published(packet_id) => {
+                    self.record(id, || Change::Published { serial, packet_id });
+                }
+                DeliveryState::Released(packet_id) => {
+                    self.record(id, || Change::Released { serial, packet_id });
+                }
+            }
+        }
+        for packet_id in record.incoming {
+            self.record(id, || Change::Incoming { packet_id });
+        }
+    }
+
     /// Takes a session off this shard without ending it: no will. What it still gets is passed
     /// on for a while.
     pub(crate) fn export(&mut self, id: SessionId) -> Option<Box<SessionRecord>> {
@@ -431,11 +472,13 @@ impl Shard {
             self.stats.inflight_bytes += deliveries.inflight.bytes() as u64;
             self.stats.queue_bytes += deliveries.queue_bytes as u64;
         }
+        let barrier = self.barriers.next();
+        let mut answers = 0;
         for (filter, grant) in record.subscriptions {
-            self.restore_subscription(id, &filter, grant);
+            answers += self.restore_subscription(id, &filter, grant, barrier);
         }
         if is_passed || !left.is_empty() {
-            self.begin_arriving(id.id, is_passed, left);
+            self.begin_arriving(id.id, is_passed.then_some((barrier, answers)), left);
         }
         id.id
     }

@@ -11,6 +11,7 @@ use crate::interest::PeerSet;
 use crate::memory::MemoryLevel;
 use crate::message::Message;
 use crate::query::{Answer, Query};
+use crate::reconfigure::NewLimits;
 use crate::stats::Stats;
 use crate::subscriptions::{Grant, SessionId};
 
@@ -55,7 +56,8 @@ pub enum Envelope {
         filter: Box<str>,
         wanted: bool,
     },
-    /// Answer with `Fenced` when all that came before is taken in.
+    /// Answer with `Fenced` when all that came before is taken in: by this peer; by the hub, on
+    /// every live node of the group, and this node has what the group retains.
     Fence {
         barrier: u64,
     },
@@ -135,6 +137,12 @@ pub enum Envelope {
     LeftEnds {
         round: u64,
     },
+    /// Hub to the home shard: every node knows by now where the session went that this shard
+    /// had under this epoch.
+    Known {
+        epoch: u64,
+        client_id: Box<str>,
+    },
     /// Hub to the home shard: ownership up to this epoch was lost; forget the session.
     Disown {
         client_id: Box<str>,
@@ -147,6 +155,17 @@ pub enum Envelope {
         count: u64,
         /// Of these, the ones that were not kept because the session is another's.
         refused: Vec<u64>,
+    },
+    /// Hub to shard: what was recorded is lost; record anew all there is, between two `Restated`.
+    Restate {
+        /// Told apart from another loss meanwhile.
+        round: u64,
+    },
+    /// Shard to hub: what comes between `is_over: false` and `true` says all that this shard has
+    /// of sessions; what came before need not be kept.
+    Restated {
+        round: u64,
+        is_over: bool,
     },
     /// Hub to shard: until then what the node owns is its own.
     Lease {
@@ -217,6 +236,8 @@ pub enum Envelope {
     Memory {
         level: MemoryLevel,
     },
+    /// Hub to shard: these limits are in force from now on.
+    Limits(Box<NewLimits>),
     /// Hub to shard: send `Stats`.
     StatsWanted,
     /// Shard to hub.

@@ -2,11 +2,11 @@
 //!
 //! For a short time after a session has moved, publishers elsewhere know its old node only, or
 //! both, or the new one only. The old node goes on taking what the session is subscribed to and
-//! passes it on, in order, until by all reason everybody knows the new node; then it says so and
-//! stops. The new node delivers what is passed on, and holds what comes to it directly until
-//! the last was passed; of what it holds it leaves out what came both ways. So nothing is lost,
-//! nothing comes twice, and one publisher's messages keep their order. Messages are told apart
-//! by the number they got where they were published.
+//! passes it on, in order, until the new node says that everybody knows it, and a little longer
+//! for what is still on its way; then it says so and stops. The new node delivers what is passed
+//! on, and holds what comes to it directly until the last was passed; of what it holds it leaves
+//! out what came both ways. So nothing is lost, nothing comes twice, and one publisher's messages
+//! keep their order. Messages are told apart by the number they got where they were published.
 //!
 //! A session that its node did not hand over gets what that node left in its inbox (`estate`).
 //!
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use octopus_mqtt::QoS;
 
+use crate::barrier::Then;
 use crate::durable::{Change, DeliveryItem, RecordOp};
 use crate::envelope::SessionRef;
 use crate::event::Instant;
@@ -28,11 +29,15 @@ use crate::session::Extra;
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::SessionId;
 
-/// How long the old node passes messages on: many times what news of a subscription takes.
+/// How long the old node passes messages on after everybody knows the new one: for what was
+/// sent to it before.
 const PASSING_TIME: Duration = Duration::from_millis(400);
 /// How long a node that lost a session still wants what the session is subscribed to.
 const GHOST_TIME: Duration = Duration::from_millis(100);
-/// How long the new node waits for the last of them, if the old one is gone.
+/// How long the old node passes messages on if the new one never says that it is known. Longer
+/// than the hub waits for nodes that do not answer.
+const PASSING_MAX: Duration = Duration::from_secs(30);
+/// How long the new node, once known, waits for the last of them, if the old one is gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How long what was passed on may still come directly as well.
@@ -76,6 +81,7 @@ impl Shard {
         extra: Option<&Extra>,
     ) -> bool {
         let is_left = self.estates.is_delivering;
+        let held_max = self.limits().queue_count_max as usize;
         let Some(session) = self.sessions.get_mut(id) else { return false };
         let Some(moving) = &mut session.moving else { return false };
         if let Moving::Arriving { passed, .. } = &mut **moving
@@ -123,7 +129,12 @@ impl Shard {
             }
             Moving::Arriving { held, .. } => {
                 held.push(item);
+                let is_full = held.len() >= held_max;
                 self.stats.ledger.queue();
+                if is_full {
+                    // Nothing is lost by it; what is still to come may come out of order.
+                    self.settle_in(id);
+                }
             }
         }
         true
@@ -132,7 +143,7 @@ impl Shard {
     /// The session is another node's from here on.
     pub(crate) fn begin_passing(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let time = if session.epoch == 0 { GHOST_TIME } else { PASSING_TIME };
+        let time = if session.epoch == 0 { GHOST_TIME } else { PASSING_MAX };
         let until = self.now.after(time);
         let passed = match session.moving.take().map(|moving| *moving) {
             Some(Moving::Settling { passed, .. }) => passed,
@@ -141,37 +152,88 @@ impl Shard {
         session.moving = Some(Box::new(Moving::Gone { passed, until }));
         session.is_recorded = false;
         session.will = None;
-        let session = session.id;
+        let (session, epoch) = (session.id, session.epoch);
         self.sessions.unlink(id);
+        if epoch != 0 {
+            self.passing.insert(epoch, session);
+        }
         self.timers.arm(until, Timer::Handover(session));
     }
 
+    /// Every node knows where the session went that was here under `epoch`.
+    pub(crate) fn known(&mut self, client_id: &str, epoch: u64) {
+        let end = self.now.after(PASSING_TIME);
+        let Some(&id) = self.passing.get(&epoch) else { return };
+        let Some(session) = self.sessions.get_mut(id.id).filter(|s| s.id == id) else { return };
+        if *session.client_id == *client_id
+            && let Some(Moving::Gone { until, .. }) = session.moving.as_deref_mut()
+        {
+            *until = end;
+            self.timers.arm(end, Timer::Handover(id));
+        }
+    }
+
+    /// The session that was here under `epoch` was taken before it could be handed over: nothing
+    /// that is passed on would reach it. `false` if there is none.
+    pub(crate) fn stop_passing(&mut self, epoch: u64) -> bool {
+        let end = self.now.after(GHOST_TIME);
+        let Some(id) = self.passing.remove(&epoch) else { return false };
+        if let Some(session) = self.sessions.get_mut(id.id).filter(|session| session.id == id)
+            && let Some(Moving::Gone { until, .. }) = session.moving.as_deref_mut()
+        {
+            *until = end;
+            session.epoch = 0;
+            self.estates.ghosts.insert(session.client_id.clone(), id);
+            self.abandon_receipts(id);
+            self.timers.arm(end, Timer::Handover(id));
+        }
+        true
+    }
+
     /// The session came from a node that passes on what it still gets, or did not answer.
-    pub(crate) fn begin_arriving(&mut self, id: SessionId, is_passed: bool, left: Vec<Box<str>>) {
+    ///
+    /// - `passed`: its node passes messages on, until every node knows where the session is: the
+    ///   barrier of what it is subscribed to, and the answers still to come.
+    /// - `left`: nodes it was taken from, whose inboxes it needs.
+    pub(crate) fn begin_arriving(
+        &mut self,
+        id: SessionId,
+        passed: Option<(u64, usize)>,
+        mut left: Vec<Box<str>>,
+    ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if !self.config.recorded.messages && !left.is_empty() {
             // What its old node had for it is lost anyway, and what it had already is unknown.
-            let client_id = session.client_id.clone();
-            let epoch = session.epoch;
-            for node in left {
+            let (client_id, epoch) = (session.client_id.clone(), session.epoch);
+            for node in left.drain(..) {
                 let change = Change::Inherited { node };
                 self.send_op(RecordOp { client_id: client_id.clone(), epoch, change });
             }
-            return if is_passed {
-                self.begin_arriving(id, true, Vec::new())
-            };
+            if passed.is_none() {
+                return;
+            }
         }
+        let Some(session) = self.sessions.get_mut(id) else { return };
         let has = session.peek_deliveries().map(|deliveries| {
             let numbers = deliveries.messages().map(Message::id);
             numbers.filter(|&number| number != 0).collect()
         });
         let has = has.unwrap_or_default();
-        session.moving = Some(Box::new(Moving::arriving(has, is_passed, left.clone())));
+        let moving = Moving::arriving(has, passed.is_some(), left.clone());
+        session.moving = Some(Box::new(moving));
         let session = session.id;
-        if is_passed {
-            self.timers.arm(self.now.after(PATIENCE), Timer::Handover(session));
+        if let Some((barrier, answers)) = passed {
+            self.wait(barrier, true, answers, Then::Known(session));
         }
         self.begin_inheriting(session, &left);
+    }
+
+    /// Every node knows that the session is here: its old node may stop.
+    pub(crate) fn arrival_known(&mut self, id: SessionRef) {
+        let Some(session) = self.sessions.get_ref(id) else { return };
+        let (client_id, epoch) = (session.client_id.clone(), session.epoch);
+        self.send_op(RecordOp { client_id, epoch, change: Change::Known });
+        self.timers.arm(self.now.after(PATIENCE), Timer::Handover(id));
     }
 
     pub(crate) fn handover_due(&mut self, id: SessionRef) {
@@ -188,6 +250,7 @@ impl Shard {
                     0 => self.banish_ghost(&client_id),
                     _ => self.send_op(RecordOp { client_id, epoch, change }),
                 }
+                self.passing.remove(&epoch);
                 if self.sessions.get_ref(id).is_some() {
                     self.forget_session(id.id);
                 }
@@ -241,24 +304,34 @@ impl Shard {
         }
     }
 
-    /// If nothing comes any more by way of where it was: delivers what was held and is new.
+    /// Settles if nothing comes any more by way of where the session was.
     fn arrived(&mut self, id: SessionId) {
+        let moving = self.sessions.get(id).and_then(|session| session.moving.as_deref());
+        if let Some(Moving::Arriving { is_passed: false, left, .. }) = moving
+            && left.is_empty()
+        {
+            self.settle_in(id);
+        }
+    }
+
+    /// Delivers what was held and is new.
+    fn settle_in(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let client_id = session.client_id.clone();
         let session_ref = session.id;
-        match session.moving.as_deref() {
-            Some(Moving::Arriving { is_passed: false, left, .. }) if left.is_empty() => {}
-            _ => return,
-        }
         let Some(moving) = session.moving.take() else { return };
-        let Moving::Arriving { held, mut passed, evict, .. } = *moving else { return };
+        let Moving::Arriving { held, mut passed, evict, is_passed, left } = *moving else { return };
+        let comes_again = is_passed || !left.is_empty();
+        let mut delivered = Vec::new();
         for item in held {
             self.stats.ledger.unqueue();
             let number = item.message.id();
             if number == 0 || !passed.remove(&number) {
+                delivered.extend((comes_again && number != 0).then_some(number));
                 self.deliver_item(id, item);
             }
         }
+        passed.extend(delivered);
         if let Some(session) = self.sessions.get_mut(id).filter(|_| !passed.is_empty()) {
             let until = self.now.after(SETTLING_TIME);
             session.moving = Some(Box::new(Moving::Settling { passed, until }));

@@ -62,6 +62,13 @@ pub struct Limits {
     pub qos_max: octopus_mqtt::QoS,
     /// `false`: a RETAIN flag is refused (0x9A) and CONNACK says so.
     pub retain_available: bool,
+    /// `false`: a Topic Filter with wildcards is refused (0xA2; 3.1.1: 0x80 in SUBACK) and
+    /// CONNACK says so.
+    pub wildcard_available: bool,
+    /// `false`: the same for Shared Subscriptions (0x9E).
+    pub shared_available: bool,
+    /// `false`: the same for Subscription Identifiers (0xA1).
+    pub subscription_id_available: bool,
     /// Bytes of a payload from which it is shared by reference instead of copied to each
     /// subscriber's buffer.
     pub shared_payload_min: usize,
@@ -135,6 +142,9 @@ impl Default for Limits {
             duplicate_login: DuplicateLogin::TakeOver,
             qos_max: octopus_mqtt::QoS::ExactlyOnce,
             retain_available: true,
+            wildcard_available: true,
+            shared_available: true,
+            subscription_id_available: true,
             shared_payload_min: 2048,
             retained_slice_count: 64,
         }

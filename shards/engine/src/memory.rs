@@ -174,6 +174,24 @@ impl Shard {
         self.settle_memory();
     }
 
+    /// There is a budget from now on: what connections hold is counted.
+    pub(crate) fn count_memory(&mut self) {
+        for id in self.connections.ids() {
+            self.connections.recount(id);
+        }
+    }
+
+    /// There is no budget any more: nothing is shed here, nor elsewhere for this shard's sake.
+    pub(crate) fn forget_memory(&mut self) {
+        let level = MemoryLevel::Ample;
+        if std::mem::replace(&mut self.memory.own, level) != level {
+            for shard in self.other_shards() {
+                self.send(shard, Envelope::Memory { level });
+            }
+        }
+        self.settle_memory();
+    }
+
     /// Another shard of the node has got to this level.
     pub(crate) fn take_memory_level(&mut self, of: ShardId, level: MemoryLevel) {
         if let Some(other) = self.memory.others.get_mut(usize::from(of.0)) {

@@ -18,9 +18,9 @@ pub struct Message(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    topic: Box<str>,
-    /// Encoded properties to forward (without the expiry), then the payload.
-    body: Bytes,
+    /// Topic Name, encoded properties to forward (without the expiry), payload.
+    text: Text,
+    topic_len: u16,
     properties_len: u32,
     qos: QoS,
     retain: bool,
@@ -28,6 +28,41 @@ struct Inner {
     received_at: Instant,
     publisher: u64,
     id: u64,
+}
+
+/// Up to this many bytes of topic, properties and payload lie in the message itself: most
+/// messages are then one allocation.
+const INLINE_BYTES: usize = 110;
+
+#[derive(Debug)]
+enum Text {
+    Inline { len: u8, bytes: [u8; INLINE_BYTES] },
+    Shared(Bytes),
+}
+
+impl Text {
+    fn of(parts: [&[u8]; 3]) -> Self {
+        let len = parts.iter().map(|part| part.len()).sum();
+        if len > INLINE_BYTES {
+            let mut bytes = Vec::with_capacity(len);
+            parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            return Self::Shared(bytes.into());
+        }
+        let mut bytes = [0; INLINE_BYTES];
+        let mut at = 0;
+        for part in parts {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Self::Inline { len: len as u8, bytes }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Shared(bytes) => bytes,
+        }
+    }
 }
 
 impl Message {
@@ -44,25 +79,26 @@ impl Message {
     ) -> Self {
         let mut encoded = Vec::new();
         properties.encode_without_expiry(&mut encoded);
-        Self(Arc::new(Inner {
-            topic: topic.as_str().into(),
-            properties_len: encoded.len() as u32,
-            body: join(&encoded, payload),
+        Self::from_parts(&MessageParts {
+            topic,
+            payload,
             qos,
             retain,
+            properties: &encoded,
             expires_at: expiry(properties.expiry_s, now),
             received_at: now,
             publisher: 0,
             id: 0,
-        }))
+        })
     }
 
-    /// A message that another node took in.
+    /// A message of these parts.
     pub fn from_parts(parts: &MessageParts<'_>) -> Self {
+        let topic = parts.topic.as_str().as_bytes();
         Self(Arc::new(Inner {
-            topic: parts.topic.as_str().into(),
+            text: Text::of([topic, parts.properties, parts.payload]),
+            topic_len: topic.len() as u16,
             properties_len: parts.properties.len() as u32,
-            body: join(parts.properties, parts.payload),
             qos: parts.qos,
             retain: parts.retain,
             expires_at: parts.expires_at,
@@ -83,21 +119,34 @@ impl Message {
     }
 
     pub fn topic(&self) -> TopicName<'_> {
-        TopicName::assume_valid(&self.0.topic)
+        let topic = str::from_utf8(self.topic_bytes()).expect("it was a Topic Name before");
+        TopicName::assume_valid(topic)
+    }
+
+    /// The Topic Name, to compare with others.
+    pub(crate) fn topic_bytes(&self) -> &[u8] {
+        &self.0.text.bytes()[..usize::from(self.0.topic_len)]
     }
 
     pub fn payload(&self) -> &[u8] {
-        &self.0.body[self.0.properties_len as usize..]
+        &self.0.text.bytes()[self.payload_at()..]
     }
 
-    /// The payload, shared with this message.
+    /// The payload, shared with this message unless it is short.
     pub fn payload_shared(&self) -> Bytes {
-        self.0.body.slice(self.0.properties_len as usize..)
+        match &self.0.text {
+            Text::Inline { .. } => Bytes::copy_from_slice(self.payload()),
+            Text::Shared(bytes) => bytes.slice(self.payload_at()..),
+        }
     }
 
     /// Encoded version 5 properties to forward, without the Message Expiry Interval.
     pub fn properties(&self) -> &[u8] {
-        &self.0.body[..self.0.properties_len as usize]
+        &self.0.text.bytes()[self.0.topic_len.into()..self.payload_at()]
+    }
+
+    fn payload_at(&self) -> usize {
+        usize::from(self.0.topic_len) + self.0.properties_len as usize
     }
 
     pub fn qos(&self) -> QoS {
@@ -143,7 +192,7 @@ impl Message {
 
     /// Topic plus payload, the size limits are counted in.
     pub fn size(&self) -> usize {
-        self.0.topic.len() + self.payload().len()
+        self.0.text.bytes().len() - self.0.properties_len as usize
     }
 
     /// What the next hop needs; borrows from this message.
@@ -242,17 +291,17 @@ impl<'a> Parcel<'a> {
                     &encoded[..]
                 }
             };
-            Message(Arc::new(Inner {
-                topic: self.topic.as_str().into(),
-                properties_len: properties.len() as u32,
-                body: join(properties, self.payload),
+            Message::from_parts(&MessageParts {
+                topic: self.topic,
+                payload: self.payload,
                 qos: self.qos,
                 retain: self.retain,
+                properties,
                 expires_at: self.expires_at,
                 received_at: self.received_at,
                 publisher: self.publisher,
                 id: self.id,
-            }))
+            })
         })
     }
 
@@ -285,16 +334,6 @@ pub(crate) fn remaining_s(expires_at: Option<Instant>, now: Instant) -> Option<u
 
 fn expiry(expiry_s: Option<u32>, now: Instant) -> Option<Instant> {
     expiry_s.map(|s| now.after(std::time::Duration::from_secs(s.into())))
-}
-
-fn join(properties: &[u8], payload: &[u8]) -> Bytes {
-    if properties.is_empty() {
-        return Bytes::copy_from_slice(payload);
-    }
-    let mut body = Vec::with_capacity(properties.len() + payload.len());
-    body.extend_from_slice(properties);
-    body.extend_from_slice(payload);
-    body.into()
 }
 
 macro_rules! dropped {
@@ -343,4 +382,41 @@ dropped! {
     /// The memory budget ran short: QoS 0 for who does not keep up, or not retained; or it ran
     /// out, and the publisher was refused.
     Memory = "memory",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::topic;
+
+    #[test]
+    fn a_message_is_its_parts_whether_they_lie_in_it_or_not() {
+        for payload_len in [0, 1, INLINE_BYTES - 6, INLINE_BYTES - 5, 5000] {
+            let payload = vec![b'.'; payload_len];
+            let message = Message::from_parts(&MessageParts {
+                topic: topic("a/b"),
+                payload: &payload,
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                properties: &[1, 1],
+                expires_at: None,
+                received_at: Instant(0),
+                publisher: 0,
+                id: 0,
+            });
+            assert_eq!((message.topic().as_str(), message.properties()), ("a/b", &[1, 1][..]));
+            assert_eq!(
+                (message.payload(), &message.payload_shared()[..]),
+                (&payload[..], &payload[..])
+            );
+            assert_eq!(message.size(), 3 + payload_len);
+            let is_inline = matches!(message.0.text, Text::Inline { .. });
+            assert_eq!(is_inline, 5 + payload_len <= INLINE_BYTES);
+        }
+    }
+
+    #[test]
+    fn a_message_and_its_count_fit_in_three_cache_lines() {
+        assert!(size_of::<Inner>() + 2 * size_of::<usize>() <= 176);
+    }
 }

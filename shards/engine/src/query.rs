@@ -5,12 +5,13 @@
 //! told by a cursor to go on from. Between two slices sessions come and go; a slice shows what
 //! is there when it is made.
 
-use octopus_mqtt::{QoS, TopicFilter, Version};
+use octopus_mqtt::{PacketId, QoS, TopicFilter, Version};
 
 use crate::event::{Instant, ListenerId};
+use crate::inflight::{Inflight, Sent};
 use crate::message::Message;
 use crate::recent::Incident;
-use crate::session::Session;
+use crate::session::{Queued, Session};
 use crate::shard::Shard;
 use crate::subscriptions::{SessionId, Subscriber};
 use crate::trace::{TraceAsk, TraceSlice};
@@ -19,6 +20,8 @@ use crate::trace::{TraceAsk, TraceSlice};
 const LOOKED_AT_MAX: u32 = 2048;
 /// Results of one slice.
 const FOUND_MAX: usize = 256;
+/// Messages shown of a session: as many in flight, and as many that wait.
+const PENDING_MAX: usize = 100;
 
 /// A question; the answer carries the same `id`.
 #[derive(Clone, Debug)]
@@ -104,8 +107,54 @@ pub struct ClientDetail {
     /// As many as a slice holds.
     pub subscriptions: Vec<SubscriptionInfo>,
     pub will_topic: Option<Box<str>>,
+    /// Sent and not finished, in the order sent; the first of them.
+    pub inflight: Vec<PendingInfo>,
+    /// What waits to be sent, in its order; the first of them.
+    pub queue: Vec<PendingInfo>,
     pub incidents: Vec<Incident>,
     pub now: Instant,
+}
+
+/// A message on its way to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingInfo {
+    /// `None`: it waits in the queue.
+    pub packet_id: Option<PacketId>,
+    /// `None`: the client has it, PUBCOMP is awaited.
+    pub message: Option<PendingMessage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingMessage {
+    pub topic: Box<str>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub payload_bytes: usize,
+}
+
+impl PendingMessage {
+    fn of(queued: &Queued) -> Self {
+        Self {
+            topic: queued.message.topic().as_str().into(),
+            qos: queued.qos,
+            retain: queued.retain,
+            payload_bytes: queued.message.payload().len(),
+        }
+    }
+}
+
+impl PendingInfo {
+    fn sent(sent: &Inflight) -> Self {
+        let message = match &sent.state {
+            Sent::Published(queued) => Some(PendingMessage::of(queued)),
+            Sent::Released => None,
+        };
+        Self { packet_id: Some(sent.packet_id), message }
+    }
+
+    fn waits(queued: &Queued) -> Self {
+        Self { packet_id: None, message: Some(PendingMessage::of(queued)) }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -198,10 +247,15 @@ impl Shard {
         const INCIDENTS_MAX: usize = 20;
         let session = self.sessions.find(client).and_then(|id| self.sessions.get(id))?;
         let will = session.will.as_ref();
+        let deliveries = session.peek_deliveries();
+        let inflight = deliveries.into_iter().flat_map(|d| d.inflight.iter());
+        let queue = deliveries.into_iter().flat_map(|d| d.queue.iter());
         Some(ClientDetail {
             info: self.client_info(session),
             subscriptions: self.subscriptions_of(session).take(FOUND_MAX).collect(),
             will_topic: will.map(|will| will.topic().into()),
+            inflight: inflight.take(PENDING_MAX).map(PendingInfo::sent).collect(),
+            queue: queue.take(PENDING_MAX).map(PendingInfo::waits).collect(),
             incidents: self.recent.about(client, INCIDENTS_MAX),
             now: self.now,
         })

@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
-use octopus_mqtt::{AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
+use octopus_mqtt::{AckKind, PacketId, ReasonCode, Version};
 
 use crate::connection::{Connection, Pause};
 use crate::durable::{Change, Promise};
@@ -258,9 +258,9 @@ impl Shard {
     }
 
     fn owe(&mut self, acknowledgement: Acknowledgement, receipt: u64) {
-        let max = usize::from(self.limits().receive_max);
         let Acknowledgement { at, kind, packet_id, .. } = acknowledgement;
         let Some(connection) = self.connections.get_mut(at) else { return };
+        let max = usize::from(self.editions.get(connection.edition).receive_max);
         let owed = connection.owed.get_or_insert_default();
         owed.push(Entry { receipt, kind, packet_id, reason: None, is_lost: false });
         // An older client knows no Receive Maximum: it is not read instead.
@@ -296,15 +296,14 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(at) else { return };
             let Some(owed) = connection.owed.as_mut() else { return };
             let Some(entry) = owed.pop_ready() else { break };
-            let version = connection.version;
+            let manner = connection.manner();
             let reason = entry.reason.unwrap_or(ReasonCode::Success);
-            if entry.is_lost && version != Version::V5 {
+            if entry.is_lost && manner.version != Version::V5 {
                 // It cannot be told; without an acknowledgement it sends the message again.
                 return self.refuse(at, Refusal::Told(reason));
             }
             let Some(out) = self.out(at) else { return };
-            let properties = ReasonProperties::default();
-            encode_ack(entry.kind, entry.packet_id, reason, &properties, version, out);
+            manner.put_ack(out, entry.kind, entry.packet_id, reason);
             if self.trace.is_on {
                 self.trace_answered(at, entry.packet_id, reason);
             }
@@ -313,8 +312,8 @@ impl Shard {
     }
 
     fn resume_paid(&mut self, at: ConnectionId) {
-        let half = usize::from(self.limits().receive_max) / 2;
         let Some(connection) = self.connections.get_mut(at) else { return };
+        let half = usize::from(self.editions.get(connection.edition).receive_max) / 2;
         let left = connection.owed.as_ref().map_or(0, |owed| owed.queue.len());
         if left == 0 {
             connection.owed = None;

@@ -27,8 +27,10 @@ pub(crate) enum Refusal {
     SubscriptionIdInPublish,
     /// More QoS 1 and 2 messages unacknowledged than Receive Maximum [MQTT-3.3.4-9].
     ReceiveMaximumExceeded,
-    /// A Topic Alias of zero, above the maximum, or never defined [MQTT-3.3.2-8, -9].
+    /// A Topic Alias above the maximum [MQTT-3.3.2-9].
     TopicAliasInvalid,
+    /// A Topic Alias that stands for no topic, and no topic (§3.3.2.3.4).
+    TopicAliasUnset,
     /// A Topic Name or Filter of more levels than allowed.
     TooManyLevels,
     /// QoS above Maximum QoS [MQTT-3.2.2-11].
@@ -53,6 +55,8 @@ pub(crate) enum Refusal {
     NoMemoryForNewcomers,
     /// Memory has run out: what came is not taken.
     OutOfMemory,
+    /// An answer that must be given is larger than the client takes [MQTT-3.1.2-24].
+    AnswerTooLarge,
     /// Authentication said no, or an operator did.
     Told(ReasonCode),
 }
@@ -75,7 +79,8 @@ impl Refusal {
             Self::ReceiveMaximumExceeded => {
                 (R::ReceiveMaximumExceeded, "more messages in flight than Receive Maximum")
             }
-            Self::TopicAliasInvalid => (R::TopicAliasInvalid, "an unknown Topic Alias"),
+            Self::TopicAliasInvalid => (R::TopicAliasInvalid, "a Topic Alias above the maximum"),
+            Self::TopicAliasUnset => (R::ProtocolError, "a Topic Alias that was never set"),
             Self::TooManyLevels => (R::TopicNameInvalid, "a topic of too many levels"),
             Self::QoSNotSupported => (R::QoSNotSupported, "a QoS above Maximum QoS"),
             Self::RetainNotSupported => (R::RetainNotSupported, "RETAIN is not available"),
@@ -94,6 +99,9 @@ impl Refusal {
             Self::TooManySessions => (R::QuotaExceeded, "no room for another session"),
             Self::NoMemoryForNewcomers => (R::ServerBusy, "no memory for another session"),
             Self::OutOfMemory => (R::QuotaExceeded, "no memory for this"),
+            Self::AnswerTooLarge => {
+                (R::PacketTooLarge, "an answer larger than the client's Maximum Packet Size")
+            }
             Self::Told(reason) => (reason, reason.name()),
         };
         (reason, text.into())
@@ -109,6 +117,18 @@ impl Refusal {
             Self::FirstPacketNotConnect | Self::ConnectTimeout => false,
             _ => true,
         }
+    }
+}
+
+/// The Reason String of an acknowledgement that says no.
+pub(crate) fn explained(reason: ReasonCode) -> &'static str {
+    use ReasonCode as R;
+    match reason {
+        R::NotAuthorized => "the rules for this client do not allow it",
+        R::QuotaExceeded => "a limit of this server is reached",
+        R::PacketIdNotFound => "nothing waits under this Packet Identifier",
+        R::TopicFilterInvalid => "a filter of too many levels",
+        other => other.name(),
     }
 }
 

@@ -40,13 +40,13 @@ impl Retained {
     }
 
     pub fn remove(&mut self, topic: &str) -> Option<Message> {
-        let removed = self.messages.take(topic)?.0;
+        let removed = self.messages.take(topic.as_bytes())?.0;
         self.bytes -= removed.size();
         Some(removed)
     }
 
     pub fn get(&self, topic: &str) -> Option<&Message> {
-        self.messages.get(topic).map(|by_topic| &by_topic.0)
+        self.messages.get(topic.as_bytes()).map(|by_topic| &by_topic.0)
     }
 
     /// Appends to `out` at most `limit` messages whose topic matches `filter`, in topic order.
@@ -72,7 +72,7 @@ impl Retained {
         let (mut found, mut looked_at) = (0, 0);
         loop {
             let mut leap: Option<String> = None;
-            for ByTopic(message) in self.messages.range::<str, _>(bounds(&from)) {
+            for ByTopic(message) in self.messages.range::<[u8], _>(bounds(&from)) {
                 if found == limit || looked_at == LOOKED_AT_MAX {
                     return Some(cursor.into());
                 }
@@ -108,8 +108,8 @@ impl Retained {
     }
 }
 
-fn bounds(from: &Bound<String>) -> (Bound<&str>, Bound<&str>) {
-    (from.as_ref().map(String::as_str), Bound::Unbounded)
+fn bounds(from: &Bound<String>) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (from.as_ref().map(String::as_bytes), Bound::Unbounded)
 }
 
 /// What to do with a topic the scan has come to.
@@ -175,13 +175,14 @@ fn behind(prefix: &str) -> Step {
 struct ByTopic(Message);
 
 impl ByTopic {
-    fn topic(&self) -> &str {
-        self.0.topic().as_str()
+    /// Texts and their bytes have the same order.
+    fn topic(&self) -> &[u8] {
+        self.0.topic_bytes()
     }
 }
 
-impl Borrow<str> for ByTopic {
-    fn borrow(&self) -> &str {
+impl Borrow<[u8]> for ByTopic {
+    fn borrow(&self) -> &[u8] {
         self.topic()
     }
 }

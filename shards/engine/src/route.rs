@@ -4,9 +4,7 @@
 //! connection's buffer while the client is there and has quota, else into the queue.
 //! `pump` moves on what waits in a session when there is room again.
 
-use octopus_mqtt::{
-    AckKind, PacketId, PublishWire, QoS, ReasonProperties, Version, encode_ack, encode_publish_raw,
-};
+use octopus_mqtt::{AckKind, PacketId, PublishWire, QoS, ReasonCode, encode_publish_raw};
 
 use crate::connection::Connection;
 use crate::durable::{Change, DeliveryItem, Promise};
@@ -18,7 +16,7 @@ use crate::limits::QueueFull;
 use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel, remaining_s};
 use crate::recent::What;
-use crate::session::{Extra, Queued};
+use crate::session::{Deliveries, Extra, Queued};
 use crate::shard::{Shard, lend};
 use crate::subscriptions::{Grant, SessionId, Subscriber};
 use crate::trace::Happened;
@@ -485,7 +483,8 @@ impl Shard {
     /// Moves on what waits for this client: first what was in flight when it went away, then
     /// the queue, then retained replays.
     pub(crate) fn pump(&mut self, id: SessionId) {
-        if self.sessions.get(id).is_none_or(|session| session.peek_deliveries().is_none()) {
+        let deliveries = self.sessions.get(id).and_then(|session| session.peek_deliveries());
+        if !deliveries.is_some_and(Deliveries::has_waiting) {
             return;
         }
         self.latency.hop = Some(Hop::Queued);
@@ -533,25 +532,13 @@ impl Shard {
         let item = match &deliveries.inflight[index].state {
             Sent::Published(item) => item.clone(),
             Sent::Released => {
-                return self.write_ack(at, AckKind::PubRel, packet_id);
+                let Some(at) = at else { return };
+                return self.write_reply(at, AckKind::PubRel, packet_id, ReasonCode::Success);
             }
         };
         if !self.write_publish(id, &item, Some(packet_id), true) {
             self.give_up_inflight(id, index, &item);
         }
-    }
-
-    fn write_ack(
-        &mut self,
-        at: Option<crate::event::ConnectionId>,
-        kind: AckKind,
-        packet_id: PacketId,
-    ) {
-        let Some(at) = at else { return };
-        let version = self.connections.get(at).map_or(Version::V3_1_1, |c| c.version);
-        let Some(out) = self.out(at) else { return };
-        let properties = ReasonProperties::default();
-        encode_ack(kind, packet_id, octopus_mqtt::ReasonCode::Success, &properties, version, out);
     }
 
     /// Counts a drop and tells the operator, at most once a second.

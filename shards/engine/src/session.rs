@@ -136,6 +136,11 @@ impl Session {
         }
     }
 
+    /// It is another node's by now.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.moving.as_deref(), Some(Moving::Gone { .. }))
+    }
+
     pub(crate) fn is_online(&self) -> bool {
         self.connection.is_some()
     }
@@ -212,6 +217,11 @@ impl Deliveries {
             && self.incoming.is_empty()
             && self.replays.is_empty()
             && self.shared.is_empty()
+    }
+
+    /// Something waits until the client has room for it.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.queue.is_empty() || self.unsent > 0 || !self.replays.is_empty()
     }
 
     /// The next place in the session's order; never 0.

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
+use hashbrown::HashMap;
 use octopus_mqtt::{Frame, Packet, QoS, ReasonCode, Version, decode, decode_publish, frame};
 
 use crate::barrier::Barriers;
@@ -26,6 +27,7 @@ use crate::quiet::Lines;
 use crate::rate::ListenerMeters;
 use crate::receipt::Receipts;
 use crate::recent::Recent;
+use crate::reconfigure::Editions;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::route::Origin;
@@ -105,6 +107,8 @@ pub struct Shard {
     pub(crate) retained: Retained,
     pub(crate) groups: Groups,
     pub(crate) barriers: Barriers,
+    /// Sessions that are another node's by now, by the epoch they had here.
+    pub(crate) passing: HashMap<u64, SessionRef>,
     pub(crate) receipts: Receipts,
     pub(crate) timers: Wheel<Timer>,
     pub(crate) stats: Stats,
@@ -124,6 +128,7 @@ pub struct Shard {
     pub(crate) is_fenced: bool,
     pub(crate) quiet: Lines,
     pub(crate) memory: Memory,
+    pub(crate) editions: Editions,
     pub(crate) listener_meters: ListenerMeters,
     // Scratch memory, empty between inputs.
     pub(crate) templates: Templates,
@@ -200,6 +205,7 @@ impl Shard {
             retained: Retained::new(),
             groups: Groups::default(),
             barriers: Barriers::default(),
+            passing: HashMap::new(),
             receipts: Receipts::default(),
             timers: Wheel::new(Instant::default()),
             stats: Stats::default(),
@@ -217,6 +223,7 @@ impl Shard {
             is_fenced: config.cluster,
             quiet: Lines::default(),
             memory: Memory::new(config.shards),
+            editions: Editions::new(&config.limits),
             listener_meters: ListenerMeters::new(&config.listener_rates),
             templates: Templates::default(),
             matches: Vec::new(),
@@ -306,7 +313,8 @@ impl Shard {
     // --- connections ---
 
     fn opened(&mut self, id: ConnectionId, remote: Remote) {
-        let connection = Connection::new(id, remote, self.now);
+        let mut connection = Connection::new(id, remote, self.now);
+        connection.edition = self.editions.current();
         self.connections.insert(connection);
         self.stats.connections_opened += 1;
         if self.is_stopping {
@@ -319,6 +327,7 @@ impl Shard {
     fn received(&mut self, id: ConnectionId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.last_received = self.now;
+        let bytes_before = self.stats.bytes_received;
         self.stats.bytes_received += bytes.len() as u64;
         let published_before = self.stats.publish_received.iter().sum::<u64>();
         if connection.inbox.is_empty() {
@@ -332,6 +341,9 @@ impl Shard {
             connection.inbox.extend_from_slice(bytes);
             self.read_inbox(id);
         }
+        // What is handed off is taken back; of a CONNECT in pieces only the last one, for a
+        // counter never falls.
+        self.stats.bytes_received = self.stats.bytes_received.max(bytes_before);
         self.pause_if_waiting(id);
         let published = self.stats.publish_received.iter().sum::<u64>() - published_before;
         self.charge(id, published, bytes.len() as u64);
@@ -370,6 +382,7 @@ impl Shard {
         loop {
             let Some(connection) = self.connections.get(id) else { return bytes.len() };
             let version = connection.version;
+            let packet_size_max = self.editions.get(connection.edition).packet_size_max;
             let stage = match connection.phase {
                 Phase::Connected { .. } => Stage::Connected,
                 Phase::AwaitingConnect => Stage::First,
@@ -378,7 +391,7 @@ impl Shard {
                 Phase::Closing => return bytes.len(),
             };
             let rest = &bytes[used..];
-            let done = match frame(rest, self.config.limits.packet_size_max) {
+            let done = match frame(rest, packet_size_max) {
                 Ok(None) => return used,
                 Ok(Some(frame)) => {
                     used += frame.len;
@@ -436,7 +449,7 @@ impl Shard {
     }
 
     fn written(&mut self, id: ConnectionId, mut buffer: OutBuffer) {
-        self.stats.bytes_sent += buffer.len() as u64;
+        // Comes back empty from the ring, so its bytes were counted when it was handed out.
         buffer.clear();
         if self.spare.len() < SPARE_COUNT_MAX && buffer.bytes.capacity() <= SPARE_BYTES_MAX {
             self.spare.push(buffer.bytes);
@@ -514,6 +527,7 @@ impl Shard {
         } else {
             self.pause_slow_reader(id);
         }
+        self.stats.bytes_sent += buffer.len() as u64;
         Some(Output::Write { connection: id, buffer })
     }
 
@@ -678,9 +692,12 @@ impl Shard {
             (Envelope::LeftBegins { node, round }, Peer::Hub) => self.begin_round(node, round),
             (Envelope::Left { round, message }, Peer::Hub) => self.inherit(round, &message),
             (Envelope::LeftEnds { round }, Peer::Hub) => self.end_round(round),
+            (Envelope::Known { client_id, epoch }, Peer::Hub) => self.known(&client_id, epoch),
             (Envelope::Disown { client_id, epoch }, Peer::Hub) => self.disown(&client_id, epoch),
             (Envelope::Recorded { count, refused }, Peer::Hub) => self.recorded(count, &refused),
+            (Envelope::Restate { round }, Peer::Hub) => self.restate(round),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
+            (Envelope::Limits(new), Peer::Hub) => self.reconfigure(*new),
             (Envelope::AskFirst, Peer::Hub) => self.config.authenticate = true,
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {

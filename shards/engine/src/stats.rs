@@ -58,7 +58,7 @@ pub struct Stats {
     pub reads_slowed_by_listener: [u64; LISTENERS_COUNTED],
     /// Sessions that ended because their expiry interval was over.
     pub sessions_expired: u64,
-    /// All control packets and bytes, in and out.
+    /// All control packets and bytes, in and out; out as soon as a write has begun.
     pub packets_received: u64,
     pub packets_sent: u64,
     pub bytes_received: u64,

@@ -98,7 +98,8 @@ fn a_refusal_is_told_in_version_5_and_ends_the_connection_before_it() {
     let (_, told, _) = bench.client(b"\x32\x08\x00\x03far\x00\x01\x00");
     let receipt = receipt_in(&told);
     let (bytes, _, is_closed) = bench.hub(Envelope::Refused { receipt, reason });
-    assert_eq!((&bytes[..], is_closed), (&b"\x40\x03\x00\x01\x97"[..], false));
+    // PUBACK of packet 1 with the reason; behind it a text for people (Reason String).
+    assert_eq!((bytes[0], &bytes[2..5], is_closed), (0x40, &b"\x00\x01\x97"[..], false));
 
     let mut bench = Bench::new(CONNECT_311);
     bench.want("far");
@@ -126,13 +127,81 @@ fn the_hub_is_told_of_the_first_and_the_last_session_with_a_filter() {
     let subscribe = b"\x82\x08\x00\x01\x00\x03a/b\x01";
     let (_, told, _) = bench.client(subscribe);
     assert!(
-        matches!(&told[..], [Envelope::Interest { filter, wanted: true }] if **filter == *"a/b"),
+        matches!(
+            &told[..],
+            [Envelope::Interest { filter, wanted: true }, Envelope::Fence { .. }]
+                if **filter == *"a/b"
+        ),
         "{told:?}"
     );
-    assert_eq!(bench.client(subscribe).1.len(), 0);
+    let (_, told, _) = bench.client(subscribe);
+    assert!(matches!(&told[..], [Envelope::Fence { .. }]), "{told:?}");
     let (_, told, _) = bench.client(b"\xa2\x07\x00\x02\x00\x03a/b");
     assert!(matches!(&told[..], [Envelope::Interest { wanted: false, .. }]), "{told:?}");
     // A shared subscription is told by its own name.
     let (_, told, _) = bench.client(b"\x82\x11\x00\x03\x00\x0c$share/g/a/b\x01");
-    assert!(matches!(&told[..], [Envelope::GroupState { presence: Some(_), .. }]), "{told:?}");
+    assert!(
+        matches!(
+            &told[..],
+            [Envelope::GroupState { presence: Some(_), .. }, Envelope::Fence { .. }]
+        ),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn suback_waits_until_the_hub_says_that_the_group_knows() {
+    let mut bench = Bench::new(CONNECT_311);
+    let (bytes, told, _) = bench.client(b"\x82\x08\x00\x01\x00\x03a/b\x01");
+    let Some(&Envelope::Fence { barrier }) = told.last() else { panic!("no fence: {told:?}") };
+    assert_eq!(bytes, b"");
+    assert_eq!(bench.hub(Envelope::Fenced { barrier }).0, b"\x90\x03\x00\x01\x01");
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_its_subacks_is_not_read_for_a_while() {
+    let mut bench = Bench::new(CONNECT_311);
+    let mut barriers = Vec::new();
+    let mut outputs = Vec::new();
+    for id in 1..=64_u8 {
+        let bytes = [0x82, 8, 0, id, 0, 3, b'a', b'/', id.max(b'0'), 1];
+        bench.0.handle(Input::Received { connection: CLIENT, bytes: &bytes }, Instant(1));
+        while let Some(output) = bench.0.poll() {
+            match output {
+                Output::Send { envelope: Envelope::Fence { barrier }, .. } => {
+                    barriers.push(barrier);
+                }
+                other => outputs.push(other),
+            }
+        }
+    }
+    let is_paused = |o: &Output| matches!(o, Output::PauseReading { connection: CLIENT });
+    assert_eq!(outputs.iter().filter(|o| is_paused(o)).count(), 1);
+    let mut is_resumed = false;
+    for barrier in barriers {
+        let (from, envelope) = (Peer::Hub, Envelope::Fenced { barrier });
+        bench.0.handle(Input::Envelope { from, envelope }, Instant(1));
+        while let Some(output) = bench.0.poll() {
+            is_resumed |= matches!(output, Output::ResumeReading { connection: CLIENT });
+        }
+    }
+    assert!(is_resumed);
+}
+
+#[test]
+fn what_was_recorded_and_is_lost_is_recorded_anew() {
+    let mut bench = Bench::new(CONNECT_5);
+    bench.client(b"\x82\x09\x00\x01\x00\x00\x03a/b\x01");
+    let (_, told, _) = bench.hub(Envelope::Restate { round: 3 });
+    assert!(
+        matches!(
+            &told[..],
+            [
+                Envelope::Restated { round: 3, is_over: false },
+                Envelope::Record(op),
+                Envelope::Restated { round: 3, is_over: true },
+            ] if matches!(op.change, octopus_engine::Change::Opened { .. }) && op.epoch == 1
+        ),
+        "{told:?}"
+    );
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use octopus_engine::{Instant, ListenerId};
 
+use crate::census::{AcceptLimits, Full};
 use crate::net::{Completion, Operation, Ring, Token};
 use crate::stream::Layers;
 
@@ -32,8 +33,9 @@ pub(crate) struct Acceptor {
     /// By listener id.
     layers: HashMap<ListenerId, Layers>,
     no_layers: Layers,
-    /// Per node; more are closed at once.
-    pub(crate) connection_count_max: usize,
+    /// Of the node.
+    limits: AcceptLimits,
+    shards: u16,
     pace: Pace,
     retry_at: Option<Instant>,
     failure_count: u64,
@@ -92,8 +94,8 @@ impl Acceptor {
     pub(crate) fn new(
         sockets: impl IntoIterator<Item = (ListenerId, OwnedFd)>,
         layers: HashMap<ListenerId, Layers>,
-        connection_count_max: usize,
-        rate_max: u32,
+        limits: AcceptLimits,
+        shards: u16,
     ) -> Self {
         let listening = sockets
             .into_iter()
@@ -103,8 +105,9 @@ impl Acceptor {
             listening,
             layers,
             no_layers: Layers::default(),
-            connection_count_max,
-            pace: Pace { rate_max, due_us: 0 },
+            pace: Pace { rate_max: Self::rate(&limits, shards), due_us: 0 },
+            limits,
+            shards,
             retry_at: None,
             failure_count: 0,
             failures: Occasional::default(),
@@ -112,6 +115,21 @@ impl Acceptor {
             paced_count: 0,
             paced: Occasional::default(),
         }
+    }
+
+    /// This shard's part of what the node may accept in a second.
+    fn rate(limits: &AcceptLimits, shards: u16) -> u32 {
+        limits.rate_max.div_ceil(u32::from(shards.max(1)))
+    }
+
+    pub(crate) fn limits(&self) -> &AcceptLimits {
+        &self.limits
+    }
+
+    /// Puts other limits in force. What waits for a slower pace goes on with the new one.
+    pub(crate) fn set_limits(&mut self, limits: AcceptLimits) {
+        self.pace = Pace { rate_max: Self::rate(&limits, self.shards), due_us: 0 };
+        self.limits = limits;
     }
 
     /// Accepts on every socket where it does not already.
@@ -202,11 +220,18 @@ impl Acceptor {
         accepted.map_err(|error| self.failed(&error, now)).ok().map(|socket| (id, socket))
     }
 
-    /// Notes that a connection was over the limit and closed.
-    pub(crate) fn refused(&mut self, now: Instant) {
-        if let Some(count) = self.refusals.note(now) {
-            let limit = self.connection_count_max;
-            tracing::warn!(count, limit, "connections refused: the node's limit is reached");
+    /// Notes that a connection was over a limit and closed.
+    pub(crate) fn refused(&mut self, listener: ListenerId, full: Full, now: Instant) {
+        let Some(count) = self.refusals.note(now) else { return };
+        let listener = listener.0;
+        match full {
+            Full::Node(limit) => {
+                tracing::warn!(count, limit, "connections refused: the node's limit is reached");
+            }
+            Full::Listener(limit) => {
+                let what = "connections refused: the listener's limit is reached";
+                tracing::warn!(count, listener, limit, "{what}");
+            }
         }
     }
 

@@ -16,7 +16,6 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use octopus_engine::{
@@ -27,6 +26,7 @@ use octopus_mqtt::ReasonCode;
 use socket2::SockRef;
 
 use crate::accept::{Acceptor, Occasional};
+use crate::census::{AcceptLimits, Census};
 use crate::connections::{Connections, Leaving, Phase};
 use crate::handoff::HandOff;
 use crate::mesh::{Inbox, Pressure, Sender};
@@ -58,6 +58,8 @@ pub(crate) enum Parcel {
     HandOff(Box<HandOff>),
     /// Certificates were read again: live clients are held against them.
     Recheck,
+    /// These bound accepting from now on.
+    Limits(AcceptLimits),
     Stop {
         reason: ReasonCode,
         deadline: Duration,
@@ -90,7 +92,7 @@ pub(crate) struct Driver<S> {
     tally: Tally,
     connections: Connections,
     /// Connections of the whole node.
-    node_connection_count: Arc<AtomicUsize>,
+    census: Arc<Census>,
     /// Writes of this turn, not yet submitted.
     writes: Vec<ConnectionId>,
     /// Receives that found no buffer.
@@ -99,7 +101,6 @@ pub(crate) struct Driver<S> {
     closing: VecDeque<(Instant, ConnectionId)>,
     /// Connections in their layers, soonest deadline first.
     opening: VecDeque<(Instant, ConnectionId)>,
-    connect_timeout: Duration,
     /// By reason.
     layer_refusals: [Occasional; LayerRefusal::ALL.len()],
     /// The slot from which on clients' certificates have yet to be held against new files.
@@ -121,10 +122,9 @@ pub(crate) struct Parts<S> {
     pub(crate) ring: Ring,
     pub(crate) mesh: MeshEnds,
     pub(crate) acceptor: Acceptor,
-    pub(crate) node_connection_count: Arc<AtomicUsize>,
+    pub(crate) census: Arc<Census>,
     /// The node's start: zero of every `Instant`.
     pub(crate) origin: std::time::Instant,
-    pub(crate) connect_timeout: Duration,
     pub(crate) sleep_max: Duration,
 }
 
@@ -142,12 +142,11 @@ impl<S: Service> Driver<S> {
             acceptor: parts.acceptor,
             tally: Tally::default(),
             connections: Connections::default(),
-            node_connection_count: parts.node_connection_count,
+            census: parts.census,
             writes: Vec::new(),
             starved: Vec::new(),
             closing: VecDeque::new(),
             opening: VecDeque::new(),
-            connect_timeout: parts.connect_timeout,
             layer_refusals: Default::default(),
             recheck_from: None,
             plain: Vec::new(),
@@ -236,10 +235,8 @@ impl<S: Service> Driver<S> {
 
     fn accepted(&mut self, completion: Completion) {
         let Some((listener, socket)) = self.acceptor.accepted(completion, self.now) else { return };
-        let count = self.node_connection_count.fetch_add(1, Ordering::Relaxed);
-        if count >= self.acceptor.connection_count_max {
-            self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
-            self.acceptor.refused(self.now);
+        if let Err(full) = self.census.enter(listener, self.acceptor.limits()) {
+            self.acceptor.refused(listener, full, self.now);
             self.tally.refused();
             return;
         }
@@ -399,13 +396,10 @@ impl<S: Service> Driver<S> {
                 let handoff = HandOff { socket, listener, unread, stack, raw };
                 peer.push(1, Parcel::HandOff(Box::new(handoff)));
             }
-            Phase::Open | Phase::Layers | Phase::Closing => self.release(),
+            Phase::Open | Phase::Layers | Phase::Closing => {
+                self.census.leave(connection.listener);
+            }
         }
-    }
-
-    /// The node has one connection less.
-    fn release(&self) {
-        self.node_connection_count.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn take_parcels(&mut self) {
@@ -419,6 +413,7 @@ impl<S: Service> Driver<S> {
                 }
                 Parcel::HandOff(handoff) => self.arrive(*handoff),
                 Parcel::Recheck => self.recheck_from = Some(0),
+                Parcel::Limits(limits) => self.acceptor.set_limits(limits),
                 Parcel::Stop { reason, deadline } => self.stop(reason, deadline),
             }
         }
@@ -427,7 +422,7 @@ impl<S: Service> Driver<S> {
     /// Takes in a connection that another shard accepted.
     fn arrive(&mut self, handoff: HandOff) {
         if self.stop_at.is_some() {
-            return self.release();
+            return self.census.leave(handoff.listener);
         }
         let HandOff { socket, listener, unread, mut stack, raw } = handoff;
         let told = stack.as_ref().map(|stack| stack.remote().clone());
@@ -435,7 +430,7 @@ impl<S: Service> Driver<S> {
         // On its way it was in no shard's hands when all were told to look at certificates.
         if let Some(Err(refusal)) = stack.as_mut().map(|stack| stack.recheck()) {
             self.refused_by_layer(&remote, refusal);
-            return self.release();
+            return self.census.leave(listener);
         }
         let id = self.connections.insert(socket, listener, false);
         if let Some(connection) = self.connections.get(id) {

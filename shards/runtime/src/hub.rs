@@ -2,6 +2,7 @@
 
 use octopus_engine::{Envelope, Peer, ShardId};
 
+use crate::census::AcceptLimits;
 use crate::driver::{HubParcel, Parcel};
 use crate::mesh::{Inbox, Sender};
 
@@ -79,6 +80,13 @@ impl HubSender {
         for shard in &self.shards {
             let envelopes = envelopes.to_vec();
             shard.push(envelopes.len(), Parcel::Envelopes { from: Peer::Hub, envelopes });
+        }
+    }
+
+    /// Puts other bounds on accepting in force, on every shard. Who is connected stays.
+    pub fn limit_accepting(&self, limits: &AcceptLimits) {
+        for shard in &self.shards {
+            shard.push(0, Parcel::Limits(limits.clone()));
         }
     }
 

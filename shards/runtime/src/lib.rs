@@ -9,6 +9,7 @@
 //! (what shards send each other), `stream` (what may lie between a socket and MQTT), then the rest.
 
 mod accept;
+mod census;
 mod connections;
 mod driver;
 mod handoff;
@@ -26,10 +27,12 @@ mod tally;
 mod unix;
 mod wake;
 
+pub use census::AcceptLimits;
 pub use hub::{HubHandle, HubSender};
 pub use listener::{Address, ListenerConfig};
 pub use mesh::BACKLOG_MAX;
 pub use node::{Certificates, Node, NodeConfig, ShardFailed, Tuning, start};
+pub use notice::Plain;
 /// The vocabulary of a [`Service`].
 pub use octopus_engine::{
     ConnectionId, Input, Instant, ListenerId, LostCause, OutBuffer, Output, Remote, ShardId,

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use octopus_engine::{ListenerId, ShardId};
 use octopus_mqtt::ReasonCode;
 
 use crate::accept::Acceptor;
+use crate::census::{AcceptLimits, Census};
 use crate::driver::{Driver, MeshEnds, Parcel, Parts};
 use crate::hub::HubHandle;
 use crate::listener::{self, Address, ListenerConfig};
@@ -28,19 +29,12 @@ use crate::unix::SocketFile;
 use crate::wake::Wake;
 
 /// What a node is told when it starts. Scope: node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NodeConfig {
     /// `None`: one per allowed core, at most `available_parallelism`.
     pub shards: Option<u16>,
     pub listeners: Vec<ListenerConfig>,
-    /// Connections of all listeners and shards. More are closed as they come, and counted in
-    /// the log.
-    pub connection_count_max: usize,
-    /// From accept until the layers below MQTT are through; the engine has its own for CONNECT.
-    pub connect_timeout: Duration,
-    /// Connections accepted a second, of all listeners and shards; more wait in the backlog.
-    /// 0: any number.
-    pub accept_rate_max: u32,
+    pub accept: AcceptLimits,
     /// Given to every shard's service; `None`: random.
     pub seed: Option<u64>,
     pub tuning: Tuning,
@@ -59,20 +53,6 @@ pub struct Tuning {
     pub sleep_max: Duration,
     /// How often the executor's other tasks get a turn while the shard is busy.
     pub preempt_timer: Duration,
-}
-
-impl Default for NodeConfig {
-    fn default() -> Self {
-        Self {
-            shards: None,
-            listeners: Vec::new(),
-            connection_count_max: 1_000_000,
-            connect_timeout: Duration::from_secs(10),
-            accept_rate_max: 0,
-            seed: None,
-            tuning: Tuning::default(),
-        }
-    }
 }
 
 impl Default for Tuning {
@@ -194,18 +174,16 @@ where
         stopping: AtomicBool::new(false),
         seed,
     };
-    let node_connection_count = Arc::new(AtomicUsize::new(0));
-    let rate_max = config.accept_rate_max.div_ceil(u32::from(count));
+    let listener_ids = config.listeners.iter().map(|listener| usize::from(listener.id.0) + 1);
+    let census = Arc::new(Census::new(listener_ids.max().unwrap_or(0)));
     let mut ready = Vec::new();
     for (((number, core), inbox), sockets) in (0..).zip(cores).zip(mesh.inboxes).zip(sockets) {
         let id = ShardId(number);
         let (ready_sender, ready_receiver) = flume::bounded(1);
         let ends = MeshEnds { inbox, shards: mesh.shards.clone(), hub: mesh.hub.clone() };
         let layers = config.listeners.iter().map(|listener| (listener.id, listener.layers.clone()));
-        let acceptor =
-            Acceptor::new(sockets, layers.collect(), config.connection_count_max, rate_max);
-        let connect_timeout = config.connect_timeout;
-        let node_connection_count = Arc::clone(&node_connection_count);
+        let acceptor = Acceptor::new(sockets, layers.collect(), config.accept.clone(), count);
+        let census = Arc::clone(&census);
         let (make, tuning) = (make.clone(), config.tuning.clone());
         let guard = EndGuard { shard: id, sender: ended_sender.clone(), cause: None };
         let body = move || {
@@ -219,9 +197,8 @@ where
                     ring,
                     mesh,
                     acceptor,
-                    node_connection_count,
+                    census,
                     origin,
-                    connect_timeout,
                     sleep_max: tuning.sleep_max,
                 }))
             })

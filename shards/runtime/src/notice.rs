@@ -18,7 +18,7 @@ pub(crate) fn log(shard: ShardId, notice: &Notice) {
             let (listener, address) = (listener.0, address.as_ref().map(tracing::field::display));
             info!(
                 shard,
-                %client,
+                client = %Plain(client),
                 address,
                 listener,
                 ?version,
@@ -30,7 +30,8 @@ pub(crate) fn log(shard: ShardId, notice: &Notice) {
         }
         Notice::Disconnected { client, address, reason } => {
             let address = address.as_ref().map(tracing::field::display);
-            info!(shard, %client, address, reason = %Reason(reason), "disconnected");
+            let client = tracing::field::display(Plain(client));
+            info!(shard, client, address, reason = %Reason(reason), "disconnected");
         }
         Notice::Refused { client, address, reason, more } => {
             let address = address.as_ref().map(tracing::field::display);
@@ -46,10 +47,28 @@ pub(crate) fn log(shard: ShardId, notice: &Notice) {
                 SlowedBy::Client => "limits.message_rate_max or limits.byte_rate_max",
                 SlowedBy::Listener => "message_rate_max or byte_rate_max of the listener",
             };
-            info!(shard, %client, address, listener, limit, more, "read more slowly");
+            let client = tracing::field::display(Plain(client));
+            info!(shard, client, address, listener, limit, more, "read more slowly");
         }
         Notice::Dropped { client, reason, more, .. } => {
-            warn!(shard, %client, ?reason, more, "message dropped");
+            warn!(shard, client = %Plain(client), ?reason, more, "message dropped");
+        }
+    }
+}
+
+/// A name that somebody else has chosen, as a word of a log line: as it is if it is one, else in
+/// quotes and escaped, so that no name can pass for other fields, or for other lines.
+pub struct Plain<'a>(pub &'a str);
+
+impl std::fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let is_word = |letter: char| {
+            letter.is_alphanumeric() || (letter.is_ascii_graphic() && !"\"\\=".contains(letter))
+        };
+        if !self.0.is_empty() && self.0.chars().all(is_word) {
+            f.write_str(self.0)
+        } else {
+            write!(f, "{:?}", self.0)
         }
     }
 }
@@ -74,6 +93,22 @@ mod tests {
     use octopus_mqtt::ReasonCode;
 
     use super::*;
+
+    #[test]
+    fn a_name_cannot_pass_for_more_than_a_name() {
+        for (name, text) in [
+            ("sensor-7/a:b.c_d", "sensor-7/a:b.c_d"),
+            ("fühler", "fühler"),
+            ("", "\"\""),
+            ("a b", "\"a b\""),
+            ("a address=1.2.3.4", "\"a address=1.2.3.4\""),
+            ("a\nWARN authentication failed", "\"a\\nWARN authentication failed\""),
+            ("\u{1b}[2J", "\"\\u{1b}[2J\""),
+            ("\"", "\"\\\"\""),
+        ] {
+            assert_eq!(Plain(name).to_string(), text);
+        }
+    }
 
     #[test]
     fn a_reason_reads_as_words() {

@@ -55,7 +55,7 @@ impl fmt::Display for StartError {
             Self::Seccomp => write!(
                 f,
                 "a seccomp filter forbids io_uring, as Docker's default does: start the \
-                 container with `--security-opt seccomp=deploy/seccomp.json` (or \
+                 container with `--security-opt seccomp=deploy/seccomp-octopus.json` (or \
                  `seccomp=unconfined`)"
             ),
             Self::LockedMemory { hard_bytes } => write!(
@@ -67,7 +67,11 @@ impl fmt::Display for StartError {
             Self::Ring(cause) => write!(f, "io_uring cannot be set up: {cause}"),
             Self::NoCores => write!(f, "the system tells no core this process may run on"),
             Self::Bind { address, cause } if cause.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "{address} is in use: another process listens there")
+                write!(
+                    f,
+                    "{address} is in use: another process listens there (another octopus?); \
+                     give this one another port, such as `--broker.port=20001`"
+                )
             }
             Self::Bind { address, cause } => write!(f, "cannot listen on {address}: {cause}"),
             Self::Shard { shard, cause } => write!(f, "shard {} did not start: {cause}", shard.0),
@@ -150,7 +154,11 @@ mod tests {
             (libc::ENOSYS, Some(0), ["seccomp", "--security-opt"]),
             (libc::EPERM, Some(2), ["io_uring_disabled = 2", "sysctl -w"]),
             (libc::EPERM, Some(1), ["io_uring_disabled = 1", "io_uring_group"]),
-            (libc::EPERM, Some(0), ["seccomp", "--security-opt seccomp=deploy/seccomp.json"]),
+            (
+                libc::EPERM,
+                Some(0),
+                ["seccomp", "--security-opt seccomp=deploy/seccomp-octopus.json"],
+            ),
             (libc::EPERM, None, ["seccomp", "--security-opt"]),
             (libc::ENOMEM, Some(0), ["65536", "memlock=-1"]),
             (libc::EIO, Some(0), ["io_uring", "cannot be set up"]),

@@ -143,7 +143,7 @@ fn a_last_write_arrives_though_the_client_still_sends() {
 #[test]
 fn a_connection_over_the_limit_is_closed_and_one_after_a_leave_is_not() {
     let mut config = config(1);
-    config.connection_count_max = 1;
+    config.accept.connection_count_max = 1;
     let node = node(&config);
     let mut first = client(&node);
     first.write_all(b"e").expect("written");

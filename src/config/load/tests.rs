@@ -238,7 +238,7 @@ fn each_error_is_one_line_with_place_key_and_what_was_expected() {
         ),
         (
             "listeners: [x]",
-            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, socket_mode, backlog, message_rate_max, byte_rate_max, proxy_protocol, trusted_proxies, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl, tls.user_from below it",
+            "test.yml:1: listeners.0: a group of keys, not a value; expected name, kind, address, socket_mode, backlog, message_rate_max, byte_rate_max, connections_max, auth.chain, proxy_protocol, trusted_proxies, origins, tls.certificate, tls.key, tls.client_ca, tls.require_client_certificate, tls.crl, tls.user_from below it",
         ),
         ("listeners:\n  - address: a:1\n", "listeners.0.name: not given; it must be"),
         (
@@ -247,7 +247,7 @@ fn each_error_is_one_line_with_place_key_and_what_was_expected() {
         ),
         (
             "listeners: [{name: a, kind: tls, address: 'a:1', tls: {user_from: cn, client_ca: a, certificate: a, key: a}}]",
-            "listeners.0.tls.user_from: given; expected certificate in auth.chain and broker.auth.enable",
+            "listeners.0.tls.user_from: given; expected certificate in the listener's auth.chain, or in that of all and broker.auth.enable",
         ),
         (
             "listeners: [{name: a, address: /run/a}]",

@@ -26,6 +26,21 @@ const span = (s) => {
 };
 const time = (us) => us >= 1e6 ? `${(us / 1e6).toPrecision(3)} s` : us >= 1000 ? `${+(us / 1000).toPrecision(3)} ms` : `${Math.round(us)} µs`;
 const words = (text) => text.replaceAll("_", " ");
+// What the operator can do about it; reasons that need no word have none.
+const MEANING = {
+  no_subscriber: "nobody had subscribed to the topic",
+  queue_full: "the client's queue was full: limits.queue_count_max, limits.queue_bytes_max",
+  slow_reader: "QoS 0, and the client reads more slowly than it is sent to",
+  offline: "QoS 0, and the client was away",
+  expired: "its Message Expiry Interval was over before it could be sent",
+  too_large: "larger than the client's Maximum Packet Size",
+  session_ended: "it waited in a session that ended",
+  no_member: "the shared subscription had no member left",
+  retained_full: "delivered, but not kept: the store of retained messages is full",
+  not_authorized: "the rules do not let this client publish there",
+  mesh_full: "QoS 0, and another shard was too far behind",
+  memory: "limits.memory_bytes_max is nearly used up",
+};
 
 // --- the API ---
 
@@ -72,7 +87,10 @@ const quantile = (now, then, share) => {
   const all = now.count - (then?.count ?? 0);
   if (all <= 0) return null;
   const index = below.findIndex((n) => n >= all * share);
-  return 2 ** (index < 0 ? below.length : index);
+  if (index < 1) return 2 ** (index < 0 ? below.length : 0);
+  // Evenly spread between the ends of its bucket, as Prometheus takes it to be.
+  const before = below[index - 1], within = (all * share - before) / (below[index] - before);
+  return 2 ** (index - 1) * (1 + within);
 };
 
 const take = (now) => {
@@ -96,11 +114,11 @@ const take = (now) => {
 
 const TILES = [
   ["clients", "Clients", "--in", (v) => count(v), "", (n) => `${count(sum(n, (s) => s.sessions))} sessions`],
-  ["in", "Received", "--in", (v) => count(v), "msg/s", (n) => `${count(sum(n, (s) => s.messages_received))} since start`],
-  ["out", "Sent", "--out", (v) => count(v), "msg/s", (n) => `${count(sum(n, (s) => s.messages_sent))} since start`],
+  ["in", "Received", "--in", (v) => count(v), "msg/s", (n) => `${count(sum(n, (s) => s.messages_received))} in all`],
+  ["out", "Sent", "--out", (v) => count(v), "msg/s", (n) => `${count(sum(n, (s) => s.messages_sent))} in all`],
   ["bytes", "Traffic", "--out", (v) => size(v), "/s", (n) => `${count(sum(n, (s) => s.subscriptions))} subscriptions`],
-  ["queued", "Waiting", "--warm", (v) => count(v), "msg", (n) => `${size(sum(n, (s) => s.queued_bytes))} queued`],
-  ["dropped", "Dropped", "--bad", (v) => count(v), "msg/s", (n) => `${count(sum(n, dropped))} since start`],
+  ["queued", "Waiting", "--warm", (v) => count(v), "msg", (n) => `${size(sum(n, (s) => s.queued_bytes))} in queues`],
+  ["dropped", "Dropped", "--bad", (v) => count(v), "msg/s", (n) => `${count(sum(n, dropped))} in all`],
   ["cpu", "Processor", "--grey", (v) => v.toFixed(v < 10 ? 1 : 0), "%", (n) => `${n.shards.length} shard${n.shards.length > 1 ? "s" : ""}`],
   ["memory", "Memory", "--grey", (v) => size(v), "", (n) => `${count(sum(n, (s) => s.retained))} retained`],
 ];
@@ -113,7 +131,8 @@ const showTiles = (now) => {
     title.textContent = name;
     figure.replaceChildren(number, make("small", {}, ` ${rest.join(" ")}${unit}`));
     under.textContent = note(now);
-    Plot.spark(line, history[key].slice(-90), color);
+    const last = history[key].slice(-90);
+    Plot.spark(line, last, last.some((v) => v > 0) ? color : "--grey");
   });
 };
 const showPlots = () => {
@@ -124,36 +143,35 @@ const showPlots = () => {
     { name: "dropped", color: "--bad", values: history.dropped }], { size, format: count, legend: $("rates-legend"), floor: 4 });
   const used = HOPS.filter(([hop]) => latencies[hop].some((v) => v !== null));
   const shown = used.length ? used : HOPS.slice(0, 1);
-  Plot.draw($("latency"), shown.map(([hop, name, color]) => ({ name, color, values: latencies[hop] })), { size, format: time, legend: $("latency-legend"), floor: 400 });
+  Plot.draw($("latency"), shown.map(([hop, name, color]) => ({ name, color, values: latencies[hop] })), { size, format: time, legend: $("latency-legend"), floor: 1000, log: true, empty: "No message was delivered yet." });
 };
 const pairs = (rows, extra = "") => make("dl", { class: `pairs ${extra}` }, ...rows.filter(([, v]) => v !== null && v !== undefined && v !== "").flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
-const showShards = (now, then, elapsed) => {
-  $("shards").replaceChildren(...now.shards.map((shard, i) => {
-    const old = then.shards[i] ?? shard;
-    const rate = (key) => Math.max(0, shard[key] - old[key]) / elapsed;
-    const busy = Math.min(100, rate("busy_us") / 1e4);
-    const fill = make("i"); fill.style.width = `${busy}%`;
-    return make("section", { class: "shard", "aria-label": `Shard ${shard.shard}` },
-      make("header", {}, make("b", {}, `Shard ${shard.shard}`), make("span", {}, `${busy.toFixed(busy < 10 ? 1 : 0)} % busy`)),
-      make("div", { class: "bar", "aria-hidden": "true" }, fill),
-      pairs([["clients", count(shard.connections)], ["in / out", `${count(rate("messages_received"))} / ${count(rate("messages_sent"))} per s`], ["waiting", count(shard.queued + shard.inflight)],
-        ["retained", count(shard.retained)], ["longest turn", time(shard.stall_max_us)], ["mesh backlog", count(shard.mesh_backlog)]]));
-  }));
-};
 const rows = (table, list) => $(table).tBodies[0].replaceChildren(...list.map((cells) => make("tr", {}, ...cells.map((cell) => cell instanceof Node && cell.nodeName === "TD" ? cell : make("td", {}, cell)))));
-const number = (n) => make("td", { class: "n" }, count(n));
+const number = (n, format = count, extra = "") => make("td", { class: `n ${n ? "" : "zero"} ${extra}` }, n === null || n === undefined ? "–" : format(n));
+const showShards = (now, then, elapsed) => rows("shards", now.shards.map((shard, i) => {
+  const old = then.shards[i] ?? shard;
+  const rate = (key) => Math.max(0, shard[key] - old[key]) / elapsed;
+  const busy = Math.min(100, rate("busy_us") / 1e4);
+  const fill = make("i"); fill.style.width = `${busy}%`;
+  return [make("td", { class: "key" }, `${shard.shard}`),
+    make("td", { style: "white-space:nowrap" }, make("span", { class: `bar ${busy > 80 ? "high" : ""}`, "aria-hidden": "true" }, fill), `${busy.toFixed(busy < 10 ? 1 : 0)} %`),
+    number(shard.connections), number(Math.round(rate("messages_received"))), number(Math.round(rate("messages_sent"))), number(shard.queued + shard.inflight), number(shard.retained), number(shard.stall_max_us, time), number(shard.mesh_backlog)];
+}));
+const why = (reason) => make("td", {}, make("b", {}, words(reason)), ...(MEANING[reason] ? [make("div", { class: "empty tight" }, MEANING[reason])] : []));
 const showDropped = (now) => {
   const totals = {};
   for (const shard of now.shards) for (const reason in shard.messages_dropped) totals[reason] = (totals[reason] ?? 0) + shard.messages_dropped[reason];
   const list = Object.entries(totals).filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]);
-  rows("dropped", list.length ? list.map(([reason, n]) => [words(reason), number(n)]) : [["nothing", number(0)]]);
+  rows("dropped", list.length ? list.map(([reason, n]) => [why(reason), number(n)]) : [["nothing", number(0)]]);
 };
 
-let isUp = null;
-const say = (up, text) => {
-  if (isUp !== up || !up) { $("state").textContent = text; $("state").classList.toggle("down", !up); }
-  isUp = up;
+// How the node is; told anew only when it changes, for those who listen to the page.
+const say = (how, text) => {
+  if ($("state").textContent === text) return;
+  $("state").textContent = text;
+  $("state").className = `state ${how}`;
 };
+let missing = [];
 const poll = async () => {
   try {
     const now = await api("status");
@@ -161,8 +179,8 @@ const poll = async () => {
     $("about").textContent = `Octopus ${now.version}${now.group ? ` · group ${now.group}` : ""} · up ${span(now.uptime_s)}`;
     document.title = `${now.node} · Octopus`;
     take(now);
-    say(true, "running");
-  } catch (error) { say(false, `no answer: ${error.message}`); }
+    if (missing.length) say("warn", `not ready: ${missing.join(", ")}`); else say("", "running");
+  } catch (error) { say("down", `no answer: ${error.message}`); }
   setTimeout(poll, 1000);
 };
 // The console's address, unless one was used before: the first WebSocket listener's.
@@ -176,8 +194,14 @@ const proposeAddress = (listeners) => {
 };
 const pollSlowly = async () => {
   try {
-    const [{ nodes }, { listeners }] = await Promise.all([api("nodes"), api("listeners")]);
-    rows("nodes", nodes.map((node) => [node.self ? make("b", {}, `${node.id} (this one)`) : node.id, node.live ? "live" : "gone"]));
+    const [{ group, nodes }, { listeners }, ready] = await Promise.all([api("nodes"), api("listeners"), fetch("/readyz").then((answer) => answer.json())]);
+    missing = ready.missing ?? [];
+    $("nodes-title").textContent = group ? `Nodes of ${group}` : "Node";
+    rows("nodes", nodes.map((node) => {
+      const f = node.figures ?? {}, own = node.self ? history : null;
+      const name = make("td", {}, make("span", { class: "key" }, node.id), node.self ? " this one" : "", node.live ? "" : make("span", { class: "chip bad" }, "gone"));
+      return [name, number(f.connections), number(f.received_per_s ?? Math.round(own?.in.at(-1) ?? 0)), number(f.sent_per_s ?? Math.round(own?.out.at(-1) ?? 0)), number(f.memory_bytes, size, "wide"), number(f.uptime_s, span)];
+    }));
     rows("listeners", listeners.map((l) => [l.name, l.kind, make("code", {}, l.address), number(l.connections)]));
     proposeAddress(listeners);
   } catch { /* the state line says it */ }
@@ -197,7 +221,7 @@ const searchClients = async (more) => {
   const form = new FormData($("client-search"));
   if (!more) {
     const sort = form.get("sort");
-    clientPage = { name: form.get("away") ? "sessions" : "clients", next: null, query: new URLSearchParams({ search: form.get("search"), limit: 100, ...(sort ? { sort } : {}) }) };
+    clientPage = { name: form.get("away") ? "sessions" : "clients", next: null, query: new URLSearchParams({ search: form.get("search"), limit: 50, ...(sort ? { sort } : {}) }) };
     $("client-list").tBodies[0].replaceChildren();
   }
   try {
@@ -206,28 +230,37 @@ const searchClients = async (more) => {
     const list = $("client-list").tBodies[0];
     list.append(...page[clientPage.name].map((c) => make("tr", { "data-client": c.client },
       make("td", {}, make("button", { class: "link", onclick: () => showClient(c.client) }, c.client)),
-      make("td", {}, c.connection ? c.connection.address ?? "local" : make("span", { class: "chip" }, "away")),
-      make("td", {}, c.connection?.version ?? ""), number(c.subscription_count), number(c.queue_count), number(c.inflight_count), make("td", { class: "n" }, `${c.shard}`))));
-    if (!list.children.length) list.append(make("tr", {}, make("td", { colspan: 7, class: "empty" }, "No such client.")));
+      make("td", { class: "wide" }, c.connection ? c.connection.address ?? "local" : make("span", { class: "chip" }, "away")),
+      make("td", { class: "wide" }, c.connection?.version ?? ""), number(c.subscription_count), number(c.queue_count), number(c.inflight_count), make("td", { class: "n wide" }, `${c.shard}`))));
     clientPage.next = page.next;
     $("clients-more").hidden = !page.next;
-    $("clients-said").textContent = `${list.children.length} shown${page.next ? ", more to come" : ""}`;
+    const all = sum(past.at(-1) ?? { shards: [] }, (s) => clientPage.name === "clients" ? s.connections : s.sessions);
+    const searched = clientPage.query.get("search");
+    $("clients-said").textContent = list.children.length ? `${count(list.children.length)} shown${all && !searched ? ` of ${count(all)}` : page.next ? ", there may be more" : ""}`
+      : searched ? `No client with ${searched} in its name${clientPage.name === "clients" ? " is connected" : ""}.` : clientPage.name === "clients" ? "No client is connected." : "There is no session.";
   } catch (error) { $("clients-said").textContent = error.message; }
 };
-const incidentRows = (list) => list.map((i) => [`${span(i.age_s)} ago`, make("span", { class: `chip ${i.kind === "dropped" ? "bad" : ""}` }, words(i.kind)), words(i.reason), i.client ?? "", make("code", {}, i.topic ?? ""), number(i.count)]);
+const incidentRows = (list) => list.map((i) => [make("td", { style: "white-space:nowrap" }, `${span(i.age_s)} ago`),
+  make("td", {}, make("b", {}, words(i.reason)), " ", make("span", { class: `chip ${i.kind === "dropped" ? "bad" : ""}` }, words(i.kind)), ...(MEANING[i.reason] ? [make("div", { class: "empty tight" }, MEANING[i.reason])] : [])),
+  make("td", { style: "overflow-wrap:anywhere" }, i.client ?? ""), make("td", { style: "overflow-wrap:anywhere" }, make("code", {}, i.topic ?? "")), number(i.count)]);
+// A part of a panel: a title and a list of what and a word about it; nothing if the list is empty.
+const part = (title, list, none) => list.length || none ? [make("h3", { class: "part" }, title), list.length ? make("ul", { class: "plain" }, ...list.map(([what, word]) => make("li", {}, make("span", {}, what), make("span", {}, word)))) : make("p", { class: "empty tight" }, none)] : [];
+const pending = (m) => [m.topic === null ? "with the client" : make("code", {}, m.topic), `${m.bytes === null ? "PUBCOMP awaited" : size(m.bytes)} · QoS ${m.qos}${m.packet_id ? ` · #${m.packet_id}` : ""}`];
+const firstOf = (shown, all) => shown < all ? `, the first ${count(shown)} of ${count(all)}` : "";
 const showClient = async (client) => {
   const panel = $("client-detail");
   for (const row of $("client-list").tBodies[0].rows) row.classList.toggle("chosen", row.dataset.client === client);
   let c;
   try { c = await api(`clients/${encodeURIComponent(client)}`); } catch (error) { panel.replaceChildren(make("p", { class: "empty" }, error.message)); return; }
   const k = c.connection;
-  const facts = pairs([["state", k ? "connected" : "away"], ["address", k?.address], ["listener", k?.listener], ["MQTT", k?.version], ["user", k?.user],
+  const facts = pairs([["address", k?.address], ["listener", k?.listener], ["MQTT", k?.version], ["user", k?.user],
     ["keep alive", k && `${k.keep_alive_s} s`], ["silent for", k && span(k.silent_s)], ["unsent", k && size(k.out_bytes)], ["session ends", c.expiry_s === null ? "never" : `${span(c.expiry_s)} after it leaves`],
     ["queued", `${count(c.queue_count)} (${size(c.queue_bytes)})`], ["in flight", count(c.inflight_count)], ["will on", c.will_topic], ["shard", `${c.shard}`]]);
-  const subscriptions = c.subscriptions.length ? make("ul", { style: "margin:.3rem 0 0;padding-left:1.1rem" }, ...c.subscriptions.map((s) => make("li", {}, make("code", {}, s.filter), ` QoS ${s.qos}`))) : make("p", { class: "empty" }, "none");
-  const trouble = c.incidents.length ? make("ul", { style: "margin:.3rem 0 0;padding-left:1.1rem" }, ...c.incidents.map((i) => make("li", {}, `${span(i.age_s)} ago: ${words(i.reason)}${i.topic ? ` on ${i.topic}` : ""}${i.count > 1 ? `, ${count(i.count)} times` : ""}`))) : make("p", { class: "empty" }, "nothing");
-  panel.replaceChildren(make("header", {}, make("h2", { style: "overflow-wrap:anywhere" }, c.client)), facts,
-    make("h3", { style: "margin-top:1rem" }, "Subscriptions"), subscriptions, make("h3", { style: "margin-top:1rem" }, "What went wrong lately"), trouble,
+  panel.replaceChildren(make("header", {}, make("h2", { style: "overflow-wrap:anywhere" }, c.client), make("span", { class: "chip" }, k ? "connected" : "away")), facts,
+    ...part(`Subscriptions${firstOf(c.subscriptions.length, c.subscription_count)}`, c.subscriptions.map((s) => [make("code", {}, s.filter), `QoS ${s.qos}`]), "none"),
+    ...part(`In flight${firstOf(c.inflight.length, c.inflight_count)}`, c.inflight.map(pending)),
+    ...part(`Waiting in its queue${firstOf(c.queue.length, c.queue_count)}`, c.queue.map(pending)),
+    ...part("What went wrong lately", c.incidents.map((i) => [`${words(i.reason)}${i.topic ? ` on ${i.topic}` : ""}${i.count > 1 ? `, ${count(i.count)} times` : ""}`, `${span(i.age_s)} ago`]), "nothing"),
     make("div", { class: "actions" }, make("button", { onclick: () => showClient(client) }, "Refresh"), k ? make("button", { class: "danger", onclick: () => kick(client) }, "Disconnect…") : null));
   turnTo(panel);
 };
@@ -268,7 +301,7 @@ const branches = (level, open) => [...level].sort(([a], [b]) => a.localeCompare(
   const title = node.message ? make("button", { class: "link mono", onclick: (event) => { event.preventDefault(); showTopic(node.message); } }, label) : make("span", { class: "mono" }, label);
   const value = node.message ? make("span", { class: "value mono" }, preview(node.message)) : null;
   if (!node.below.size) return make("div", { class: "leaf" }, title, value);
-  const details = make("details", open ? { open: "" } : {}, make("summary", {}, title, value ?? make("span", { class: "value" }, `${node.below.size}`)));
+  const details = make("details", open ? { open: "" } : {}, make("summary", {}, title, value ?? make("span", { class: "number" }, `${node.below.size}`)));
   const fill = () => { if (details.children.length === 1) details.append(...branches(node.below, open)); };
   if (open) fill(); else details.addEventListener("toggle", fill, { once: true });
   return details;
@@ -306,14 +339,24 @@ const showTrouble = async () => {
 // --- console ---
 
 const LOG_MAX = 500;
-let link = null;
-const log = (kind, ...cells) => {
+let link = null, arrived = [], skipped = 0;
+const line = ([kind, at, cells]) => make("li", { class: kind }, make("span", { class: "when" }, at), ...cells.map((cell) => make("span", {}, ...[cell].flat())));
+// Drawn with the next picture, so that a flood of messages leaves the page usable.
+const drawLog = () => {
   const list = $("log"), box = list.parentNode, atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  list.append(make("li", { class: kind }, make("span", { class: "when" }, new Date().toLocaleTimeString("en-GB")), ...cells.map((cell) => make("span", {}, cell))));
+  if (skipped) arrived.unshift(["note", "", [`${count(skipped)} messages came too fast to be shown`]]);
+  list.append(...arrived.map(line));
+  arrived = []; skipped = 0;
   while (list.children.length > LOG_MAX) list.firstChild.remove();
   if (atEnd) box.scrollTop = box.scrollHeight;
 };
-const linkSays = (up, text) => { $("mqtt-state").textContent = text; $("mqtt-state").classList.toggle("idle", !up); $("mqtt-connect").querySelector("button").textContent = up ? "Disconnect" : "Connect"; };
+const log = (kind, ...cells) => {
+  if (!arrived.length) setTimeout(drawLog, 50);
+  if (arrived.length >= LOG_MAX / 5) { skipped += 1; return; }
+  arrived.push([kind, new Date().toLocaleTimeString("en-GB"), cells]);
+};
+const hex = (bytes) => `${size(bytes.length)}: ${[...bytes.subarray(0, 32)].map((b) => b.toString(16).padStart(2, "0")).join(" ")}${bytes.length > 32 ? " …" : ""}`;
+const linkSays = (up, text) => { $("mqtt-state").textContent = text; $("mqtt-state").classList.toggle("idle", !up); const button = $("mqtt-connect").querySelector("button"); button.textContent = up ? "Disconnect" : "Connect"; button.classList.toggle("main", !up); };
 const nextId = () => link.id = link.id % 65535 + 1;
 const dial = (form) => {
   const version = Number(form.get("version"));
@@ -333,7 +376,7 @@ const takePacket = (from, packet) => {
   const send = (bytes) => from.socket.send(bytes);
   if (packet.kind === "connack") { if (packet.code === 0) { linkSays(true, "connected"); log("note", "connected"); } else log("note bad", `refused with code 0x${packet.code.toString(16)}`); }
   else if (packet.kind === "publish") {
-    log("", packet.topic, `${packet.payload}${packet.retain ? "  (retained)" : ""}`);
+    log("", make("code", {}, packet.topic), [make("code", {}, packet.payload ?? hex(packet.bytes)), ...(packet.qos ? [make("span", { class: "chip" }, `QoS ${packet.qos}`)] : []), ...(packet.retain ? [make("span", { class: "chip" }, "retained")] : [])]);
     if (packet.qos === 1) send(Mqtt.ack("puback", packet.id));
     if (packet.qos === 2) send(Mqtt.ack("pubrec", packet.id));
   } else if (packet.kind === "pubrec" && packet.code < 128) send(Mqtt.ack("pubrel", packet.id));

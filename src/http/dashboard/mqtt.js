@@ -1,6 +1,8 @@
 // The MQTT codec of the console: 3.1.1 and 5.0, what a client sends and gets. Pure; no socket.
 const Mqtt = (() => {
-  const encoder = new TextEncoder(), decoder = new TextDecoder();
+  const encoder = new TextEncoder(), decoder = new TextDecoder(), strict = new TextDecoder("utf-8", { fatal: true });
+  // Text, or null if the bytes are none.
+  const asText = (bytes) => { try { const text = strict.decode(bytes); return /[\0-\x08\x0e-\x1f]/.test(text) ? null : text; } catch { return null; } };
   const u16 = (n) => [n >> 8 & 255, n & 255];
   const text = (s) => { const b = encoder.encode(s); return [...u16(b.length), ...b]; };
   const varint = (n) => { const out = []; do { const low = n % 128; n = Math.floor(n / 128); out.push(n > 0 ? low | 128 : low); } while (n > 0); return out; };
@@ -63,7 +65,7 @@ const Mqtt = (() => {
       const id = qos ? read16(b, at) : 0;
       if (qos) at += 2;
       at = skipProperties(b, at, version);
-      return { kind: "publish", topic: decoder.decode(b.subarray(2, end)), qos, retain: (first & 1) === 1, id, payload: decoder.decode(b.subarray(at)) };
+      return { kind: "publish", topic: decoder.decode(b.subarray(2, end)), qos, retain: (first & 1) === 1, id, payload: asText(b.subarray(at)), bytes: b.subarray(at) };
     }
     if (kind >= 4 && kind <= 7) return { kind: ["puback", "pubrec", "pubrel", "pubcomp"][kind - 4], id: read16(b, 0), code: b.length > 2 ? b[2] : 0 };
     if (kind === 9 || kind === 11) {

@@ -23,17 +23,21 @@ const Plot = (() => {
     return d;
   };
 
-  // series: [{ name, color, values }] of one length, newest last; null: nothing to show.
-  const draw = (svg, series, { size, format, legend, floor = 1 }) => {
+  // series: [{ name, color, values }] of one length, newest last; null: nothing to show. `log`:
+  // each grid line is ten times the one below.
+  const draw = (svg, series, { size, format, legend, floor = 1, log = false, empty = "" }) => {
     const width = svg.clientWidth || 600, height = svg.clientHeight || 230;
     const left = 52, right = 8, top = 8, bottom = 22;
-    const highest = Math.max(floor, ...series.flatMap((s) => s.values.filter((v) => v !== null)));
-    const step = nice(highest / 4), max = Math.ceil(highest / step) * step;
+    const all = series.flatMap((s) => s.values.filter((v) => v !== null));
+    const highest = Math.max(floor, ...all);
+    const step = nice(highest / 4), max = log ? 10 ** Math.ceil(Math.log10(highest)) : Math.ceil(highest / step) * step;
+    const min = log ? Math.min(max / 100, 10 ** Math.floor(Math.log10(Math.max(1, Math.min(...all, floor))))) : 0;
+    const share = log ? (v) => Math.max(0, Math.log(v / min) / Math.log(max / min)) : (v) => v / max;
     const x = (i) => left + (width - left - right) * (i / (size - 1));
-    const y = (v) => top + (height - top - bottom) * (1 - v / max);
+    const y = (v) => top + (height - top - bottom) * (1 - share(v));
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
-    for (let v = 0; v <= max + step / 2; v += step) {
+    for (let v = min; v <= max * 1.001; v = log ? v * 10 : v + step) {
       svg.append(element("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }));
       svg.append(element("text", { x: left - 8, y: y(v) + 4, "text-anchor": "end" }, format(v)));
     }
@@ -42,6 +46,7 @@ const Plot = (() => {
       const label = second === 0 ? "now" : between === 60 ? `−${second / 60} min` : `−${second} s`;
       svg.append(element("text", { x: x(size - 1 - second), y: height - 5, "text-anchor": second === 0 ? "end" : "middle" }, label));
     }
+    if (!all.length && empty) svg.append(element("text", { class: "nothing", x: (left + width) / 2, y: height / 2 }, empty));
     const offset = (s) => size - s.values.length;
     for (const s of series) {
       const line = path(s.values, (i) => x(i + offset(s)), y);
@@ -62,12 +67,12 @@ const Plot = (() => {
       svg.addEventListener("pointermove", (event) => { svg.hovered = event.offsetX; svg.redraw(); });
       svg.addEventListener("pointerleave", () => { svg.hovered = undefined; svg.redraw(); });
     }
-    svg.redraw = () => draw(svg, series, { size, format, legend, floor });
+    svg.redraw = () => draw(svg, series, { size, format, legend, floor, log, empty });
   };
 
   const spark = (svg, values, color) => {
-    const width = 160, height = 26, max = Math.max(1e-9, ...values);
-    const x = (i) => width * i / Math.max(1, values.length - 1), y = (v) => height - 3 - (height - 6) * (v / max);
+    const width = 160, height = 28, max = Math.max(1e-9, ...values) * 1.3;
+    const x = (i) => width * i / Math.max(1, values.length - 1), y = (v) => height - 1 - (height - 2) * (v / max);
     const line = path(values, x, y);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("preserveAspectRatio", "none");

@@ -50,6 +50,8 @@ pub(super) enum Role {
 enum Command {
     /// Publishes nothing new.
     Rest,
+    /// The end of that.
+    Resume,
     Leave,
     Return(usize),
 }
@@ -99,6 +101,10 @@ impl Actor {
 
     pub(super) fn rest(&self) {
         self.tell(Command::Rest);
+    }
+
+    pub(super) fn resume(&self) {
+        self.tell(Command::Resume);
     }
 
     pub(super) fn leave(&self) {
@@ -191,6 +197,7 @@ impl Body {
         self.obeyed += 1;
         match *command {
             Command::Rest => self.is_resting = true,
+            Command::Resume => self.is_resting = self.role == Role::Subscriber,
             Command::Leave => {
                 self.is_away = true;
                 if let Some(link) = self.current() {

@@ -17,6 +17,8 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
     vec![
         ("history_holds_when_nothing_happens", nothing),
         ("history_holds_when_redis_restarts_with_its_log", restarted),
+        ("history_holds_when_redis_is_valkey_and_restarts", valkey),
+        ("history_holds_when_redis_restarts_without_its_log", emptied),
         ("history_holds_when_a_nodes_clock_steps", node_clock),
         ("history_holds_when_a_nodes_wire_to_redis_is_cut_for_a_moment", cut_for_a_moment),
         ("history_holds_when_a_node_is_cut_off_from_its_clients", cut_from_clients),
@@ -40,11 +42,37 @@ fn nothing() -> Result<(), Failed> {
 }
 
 fn restarted() -> Result<(), Failed> {
-    let mut scene = Scene::begin(Stage::with(Redis::start(true)?, &[])?)?;
+    restart(Redis::start(true)?)
+}
+
+fn valkey() -> Result<(), Failed> {
+    restart(Redis::valkey()?)
+}
+
+fn restart(redis: Redis) -> Result<(), Failed> {
+    let mut scene = Scene::begin(Stage::with(redis, &[])?)?;
     scene.go_on(WHILE)?;
     scene.stage.redis.kill()?;
     scene.node("A").running()?.wait_for("Redis is away")?;
     scene.stage.redis.revive()?;
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+/// All that the nodes hold in memory is given back: sessions with their subscriptions and
+/// queues, what is retained, who is in the group and wants what. What stands in Redis alone
+/// cannot be, so publishers rest until that is nothing.
+fn emptied() -> Result<(), Failed> {
+    let mut scene = scene()?;
+    for _ in 0..2 {
+        scene.go_on(WHILE)?;
+        scene.rest()?;
+        scene.wait_taken_in()?;
+        scene.stage.redis.kill()?;
+        scene.node("A").running()?.wait_for("Redis is away")?;
+        scene.stage.redis.revive()?;
+        scene.resume();
+    }
     scene.go_on(WHILE)?;
     scene.end()
 }

@@ -258,6 +258,24 @@ impl Scene {
         self.wait("everything is acknowledged", || Ok(self.cast.values().all(Actor::is_settled)))
     }
 
+    /// The publishers go on after a rest.
+    pub(crate) fn resume(&self) {
+        self.cast.values().for_each(Actor::resume);
+    }
+
+    /// Until nothing that was acknowledged stands in Redis alone: the nodes have taken it in.
+    pub(crate) fn wait_taken_in(&self) -> Result<(), Failed> {
+        let mut redis = self.stage.redis.connection()?;
+        self.wait("every inbox is empty", || {
+            let mut count = 0;
+            for name in NODES {
+                let key = format!("GROUP1:V2:INBOX:{name}");
+                count += redis::cmd("XLEN").arg(key).query::<u64>(&mut redis)?;
+            }
+            Ok(count == 0)
+        })
+    }
+
     /// How many acknowledgements each publisher has.
     fn acknowledged(&self) -> HashMap<String, usize> {
         let mut counts = HashMap::new();

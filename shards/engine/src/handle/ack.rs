@@ -1,7 +1,8 @@
 //! PUBACK, PUBREC, PUBREL, PUBCOMP (§3.4 to §3.7): deliveries come to their end.
 
-use octopus_mqtt::{Ack, AckKind, PacketId, ReasonCode, ReasonProperties, Version, encode_ack};
+use octopus_mqtt::{Ack, AckKind, PacketId, ReasonCode};
 
+use crate::connection::Connection;
 use crate::durable::{Change, Promise};
 use crate::event::ConnectionId;
 use crate::inflight::{Inflight, Sent};
@@ -167,9 +168,9 @@ impl Shard {
         packet_id: PacketId,
         reason: ReasonCode,
     ) {
-        let version = self.connections.get(id).map_or(Version::V3_1_1, |c| c.version);
+        let Some(manner) = self.connections.get(id).map(Connection::manner) else { return };
         let Some(out) = self.out(id) else { return };
-        encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
+        manner.put_ack(out, kind, packet_id, reason);
     }
 }
 

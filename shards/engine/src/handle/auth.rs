@@ -1,11 +1,8 @@
 //! AUTH (§3.15): the steps of enhanced authentication between CONNECT and CONNACK, and
 //! re-authentication of a live connection. What the data means is the hub's business.
 
-use std::sync::Arc;
+use octopus_mqtt::{Auth, AuthProperties, ReasonCode, Version, decode_connect};
 
-use octopus_mqtt::{Auth, AuthProperties, ReasonCode, TopicFilter, Version, decode_connect};
-
-use crate::acl::Acl;
 use crate::connection::{Extras, Phase};
 use crate::envelope::{AuthExchange, AuthOutcome, AuthRequest, AuthStep, Envelope, Peer};
 use crate::event::{ConnectionId, Output};
@@ -134,32 +131,6 @@ impl Shard {
         }
     }
 
-    fn change_acl(&mut self, id: ConnectionId, acl: Option<Arc<Acl>>) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.acl = acl;
-            self.revoke_subscriptions(id);
-        }
-    }
-
-    /// Ends the subscriptions of a client's session that its rules do not allow (any more).
-    pub(crate) fn revoke_subscriptions(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(id) else { return };
-        let Some(acl) = connection.acl.clone() else { return };
-        let Some(session) = connection.session() else { return };
-        let Some(found) = self.sessions.get(session) else { return };
-        let plain = found.subscriptions.iter().map(|&filter| self.subscriptions.text(filter));
-        let shared = found.peek_deliveries().map_or(&[][..], |deliveries| &deliveries.shared);
-        let filters: Vec<Box<str>> =
-            plain.chain(shared.iter().map(|shared| &*shared.key)).map(Into::into).collect();
-        for filter in filters {
-            let Ok(filter) = TopicFilter::parse(&filter) else { continue };
-            if !acl.allows_subscribe(filter) {
-                self.unsubscribe_one(session, filter);
-                self.stats.subscriptions_revoked += 1;
-            }
-        }
-    }
-
     fn write_auth(
         &mut self,
         id: ConnectionId,
@@ -167,12 +138,20 @@ impl Shard {
         method: Option<Box<str>>,
         data: Option<&[u8]>,
     ) {
+        let Some(size_max) = self.connections.get(id).map(|c| c.packet_size_max as usize) else {
+            return;
+        };
         let Some(out) = self.out(id) else { return };
+        let start = out.len();
         let properties = AuthProperties {
             authentication_method: method.as_deref(),
             authentication_data: data,
             ..AuthProperties::default()
         };
         Auth { reason, properties }.encode(Version::V5, out);
+        if out.len() - start > size_max {
+            out.truncate(start);
+            self.refuse(id, Refusal::AnswerTooLarge);
+        }
     }
 }

@@ -137,6 +137,9 @@ impl Shard {
     /// subscribed to is wanted for a moment longer, because others may know this node only; the
     /// session's new node takes it out of the inbox.
     pub(crate) fn disown(&mut self, client_id: &str, epoch: u64) {
+        if self.stop_passing(epoch) {
+            return;
+        }
         if let Some(id) = self.sessions.find(client_id)
             && let Some(session) = self.sessions.get_mut(id)
             && session.epoch <= epoch
@@ -250,7 +253,10 @@ impl Shard {
         }
     }
 
-    fn sessions_where(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<(SessionId, bool)> {
+    pub(crate) fn sessions_where(
+        &self,
+        is_meant: impl Fn(&Session) -> bool,
+    ) -> Vec<(SessionId, bool)> {
         let meant = self.sessions.iter().filter(|session| is_meant(session));
         meant.map(|session| (session.id.id, session.is_online())).collect()
     }

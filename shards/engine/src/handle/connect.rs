@@ -38,19 +38,29 @@ impl Shard {
         if frame.first >> 4 != CONNECT {
             return Err(Refusal::FirstPacketNotConnect);
         }
-        if frame.first & 0x0f != 0 {
-            return Err(DecodeError::ReservedFlags.into());
-        }
         if let Some(version) = announced_version(frame.body)
             && let Some(connection) = self.connections.get_mut(id)
         {
             // Known before the rest is checked, so that errors are told as it demands.
             connection.version = version;
         }
+        if frame.first & 0x0f != 0 {
+            return Err(DecodeError::ReservedFlags.into());
+        }
         let connect = decode_connect(frame.body)?;
+        if let Some(connection) = self.connections.get_mut(id) {
+            // Refusals must fit too [MQTT-3.2.2-19].
+            connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
+            connection.wants_problem_information =
+                connect.properties.request_problem_information == Some(true);
+        }
         let home = self.home_of(connect.client_id);
         if !connect.client_id.is_empty() && home != self.config.id {
             self.connections.remove(id);
+            // They begin anew at home and are counted there.
+            self.stats.packets_received -= 1;
+            self.stats.bytes_received =
+                self.stats.bytes_received.saturating_sub(unread.len() as u64);
             self.push(Output::HandOff { connection: id, to: home, unread: unread.to_vec() });
             return Ok(());
         }
@@ -196,14 +206,19 @@ impl Shard {
         assigned: Option<&str>,
         data: Option<&[u8]>,
     ) -> Result<(), Refusal> {
+        self.check_connack_fits(connect, assigned, data)?;
         let client_id = assigned.unwrap_or(connect.client_id);
         let (session, session_present) = self.take_session(client_id, connect.clean_start)?;
         if let Some(found) = self.sessions.get_mut(session) {
             found.epoch = epoch;
         }
         self.attach(id, session, connect);
-        self.revoke_subscriptions(id);
-        self.write_connack(id, connect, session_present, assigned, data);
+        self.revoke(id);
+        let mut connack = Vec::new();
+        self.encode_connack(connect, session_present, assigned, data, &mut connack);
+        if let Some(out) = self.out(id) {
+            out.extend_from_slice(&connack);
+        }
         self.notice_connected(id, session, session_present);
         self.arm_keep_alive(id);
         self.tell_presence(session, Presence::Online);
@@ -260,14 +275,15 @@ impl Shard {
             deliveries.unsent = deliveries.inflight.len();
         }
         let publisher = publisher_hash(&found.client_id);
+        let edition = self.editions.current();
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.phase = Phase::Connected { session };
         connection.version = connect.version;
         connection.keep_alive_s = keep_alive_s;
         connection.publisher = publisher;
+        connection.edition = edition;
         let receive_max = connect.properties.receive_max.map_or(u16::MAX, |max| max.get());
         connection.send_quota = receive_max.min(limits.inflight_count_max);
-        connection.packet_size_max = connect.properties.packet_size_max.unwrap_or(u32::MAX);
         note_extras(connection, connect, limits.topic_alias_out_max);
         self.stats.connected(connection.listener);
         self.record_opened(session);
@@ -285,7 +301,7 @@ impl Shard {
 
     /// Told of every session that is owned: a will must outlive this node even if its session
     /// does not outlive the connection, and ownership goes on after a clean start.
-    pub(super) fn record_opened(&mut self, session: SessionId) {
+    pub(crate) fn record_opened(&mut self, session: SessionId) {
         let Some(found) = self.sessions.get(session).filter(|found| found.epoch > 0) else {
             return;
         };
@@ -296,15 +312,28 @@ impl Shard {
         self.send_op(RecordOp { client_id, epoch, change: Change::Opened { expiry_s, will } });
     }
 
-    fn write_connack(
-        &mut self,
-        id: ConnectionId,
+    /// A client that cannot be told that it is let in is not.
+    fn check_connack_fits(
+        &self,
+        connect: &Connect<'_>,
+        assigned: Option<&str>,
+        data: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        let Some(size_max) = connect.properties.packet_size_max else { return Ok(()) };
+        let mut connack = Vec::new();
+        self.encode_connack(connect, false, assigned, data, &mut connack);
+        if connack.len() > size_max as usize { Err(Refusal::AnswerTooLarge) } else { Ok(()) }
+    }
+
+    fn encode_connack(
+        &self,
         connect: &Connect<'_>,
         session_present: bool,
         assigned_client_id: Option<&str>,
         authentication_data: Option<&[u8]>,
+        out: &mut Vec<u8>,
     ) {
-        let limits = self.limits().clone();
+        let limits = self.limits();
         let expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
         let granted_s = self.capped_expiry(expiry_s);
         let keep_alive_s = granted_keep_alive(connect, limits.keep_alive_max_s);
@@ -319,15 +348,16 @@ impl Shard {
             assigned_client_id,
             topic_alias_max: (limits.topic_alias_max > 0).then_some(limits.topic_alias_max),
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            wildcard_subscription_available: (!limits.wildcard_available).then_some(false),
+            subscription_ids_available: (!limits.subscription_id_available).then_some(false),
+            shared_subscription_available: (!limits.shared_available).then_some(false),
             response_information: response_information.as_deref(),
             authentication_method: connect.properties.authentication_method,
             authentication_data,
             ..ConnAckProperties::default()
         };
         let connack = ConnAck { session_present, reason: ReasonCode::Success, properties };
-        if let Some(out) = self.out(id) {
-            connack.encode(connect.version, out);
-        }
+        connack.encode(connect.version, out);
     }
 
     fn notice_connected(&mut self, id: ConnectionId, session: SessionId, session_present: bool) {

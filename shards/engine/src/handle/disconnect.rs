@@ -95,13 +95,16 @@ impl Shard {
         let start = out.len();
         let server_reference =
             reference.as_deref().filter(|_| reason == ReasonCode::UseAnotherServer);
-        let plain = DisconnectProperties { server_reference, ..DisconnectProperties::default() };
-        let properties = DisconnectProperties { reason_string: Some(text), ..plain.clone() };
-        Disconnect { reason, properties }.encode(Version::V5, out);
-        if out.len() - start > size_max {
-            // A Reason String that makes the packet too large is left out [MQTT-3.14.2-3].
+        let bare = DisconnectProperties::default();
+        let plain = DisconnectProperties { server_reference, ..bare.clone() };
+        let told = DisconnectProperties { reason_string: Some(text), ..plain.clone() };
+        // What makes the packet too large is left out [MQTT-3.14.2-3].
+        for properties in [told, plain, bare] {
+            Disconnect { reason, properties }.encode(Version::V5, out);
+            if out.len() - start <= size_max {
+                return;
+            }
             out.truncate(start);
-            Disconnect { reason, properties: plain }.encode(Version::V5, out);
         }
     }
 
@@ -321,10 +324,18 @@ impl Shard {
     }
 
     fn write_refusing_connack(&mut self, id: ConnectionId, reason: ReasonCode, text: &str) {
-        let Some(version) = self.connections.get(id).map(|c| c.version) else { return };
+        let Some(connection) = self.connections.get(id) else { return };
+        let (version, size_max) = (connection.version, connection.packet_size_max as usize);
         let Some(out) = self.out(id) else { return };
-        let properties =
-            ConnAckProperties { reason_string: Some(text), ..ConnAckProperties::default() };
-        ConnAck { session_present: false, reason, properties }.encode(version, out);
+        let start = out.len();
+        // What makes the packet too large is left out [MQTT-3.2.2-19].
+        for reason_string in [Some(text), None] {
+            let properties = ConnAckProperties { reason_string, ..ConnAckProperties::default() };
+            ConnAck { session_present: false, reason, properties }.encode(version, out);
+            if out.len() - start <= size_max {
+                return;
+            }
+            out.truncate(start);
+        }
     }
 }

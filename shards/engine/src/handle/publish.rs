@@ -1,9 +1,6 @@
 //! PUBLISH (§3.3): a client's message comes in.
 
-use octopus_mqtt::{
-    AckKind, Delivery, PacketId, Publish, QoS, ReasonCode, ReasonProperties, TopicName, Version,
-    encode_ack,
-};
+use octopus_mqtt::{AckKind, Delivery, PacketId, Publish, QoS, ReasonCode, TopicName, Version};
 
 use crate::connection::Connection;
 use crate::durable::Change;
@@ -12,6 +9,7 @@ use crate::event::ConnectionId;
 use crate::memory::MemoryLevel;
 use crate::message::{Dropped, Message, Parcel};
 use crate::receipt::{Acknowledgement, Then};
+use crate::reconfigure::Announced;
 use crate::refusal::Refusal;
 use crate::route::Origin;
 use crate::shard::Shard;
@@ -27,15 +25,16 @@ impl Shard {
         let qos = publish.delivery.qos();
         self.stats.publish_received[qos as usize] += 1;
         self.stats.publish_bytes_received += publish.payload.len() as u64;
-        self.check_publish(publish, qos)?;
         let Some(connection) = self.connections.get_mut(id) else { return Ok(()) };
+        let announced = self.editions.get(connection.edition);
+        check_publish(publish, qos, announced, self.config.limits.topic_levels_max)?;
         let Some(session) = connection.session() else { return Ok(()) };
         let publisher = connection.publisher;
         let aliased;
         let topic = match (publish.topic, publish.properties.topic_alias) {
             (Some(topic), None) => topic,
             (topic, alias) => {
-                let max = self.config.limits.topic_alias_max;
+                let max = announced.topic_alias_max;
                 aliased = resolve_alias(connection, topic, alias.map(|a| a.get()), max)?;
                 TopicName::assume_valid(&aliased)
             }
@@ -43,14 +42,14 @@ impl Shard {
         let is_allowed = may_publish(connection, topic);
         self.check_memory(id, session, publish.delivery)?;
         if let Delivery::ExactlyOnce(packet_id) = publish.delivery
-            && !self.receive_once(session, packet_id)?
+            && !self.receive_once(session, packet_id, announced.receive_max)?
         {
             self.acknowledge_again(id, session, publish.delivery, packet_id);
             return Ok(());
         }
         let is_receipted = self.config.cluster && qos != QoS::AtMostOnce;
         if is_receipted {
-            self.check_unacknowledged(id)?;
+            self.check_unacknowledged(id, announced.receive_max)?;
             self.begin_receipt();
         }
         let mut parcel = Parcel::new(
@@ -99,10 +98,9 @@ impl Shard {
 
     /// A version 5 client may not send more than Receive Maximum unacknowledged messages;
     /// those of QoS 2 are counted where their identifiers are kept [MQTT-3.3.4-9].
-    fn check_unacknowledged(&self, id: ConnectionId) -> Result<(), Refusal> {
-        let max = usize::from(self.limits().receive_max);
+    fn check_unacknowledged(&self, id: ConnectionId, max: u16) -> Result<(), Refusal> {
         let Some(connection) = self.connections.get(id) else { return Ok(()) };
-        if connection.version == Version::V5 && connection.unacknowledged() >= max {
+        if connection.version == Version::V5 && connection.unacknowledged() >= max.into() {
             return Err(Refusal::ReceiveMaximumExceeded);
         }
         Ok(())
@@ -167,33 +165,19 @@ impl Shard {
         Err(Refusal::OutOfMemory)
     }
 
-    fn check_publish(&self, publish: &Publish<'_>, qos: QoS) -> Result<(), Refusal> {
-        let limits = self.limits();
-        if qos > limits.qos_max {
-            return Err(Refusal::QoSNotSupported);
-        }
-        if publish.retain && !limits.retain_available {
-            return Err(Refusal::RetainNotSupported);
-        }
-        if !publish.properties.subscription_ids.is_empty() {
-            return Err(Refusal::SubscriptionIdInPublish);
-        }
-        let levels_max = usize::from(limits.topic_levels_max);
-        if publish.topic.is_some_and(|topic| has_more_levels(topic.as_str(), levels_max)) {
-            return Err(Refusal::TooManyLevels);
-        }
-        Ok(())
-    }
-
     /// Notes a QoS 2 identifier; `false` if this is the same message again [MQTT-4.3.3-10].
-    fn receive_once(&mut self, id: SessionId, packet_id: PacketId) -> Result<bool, Refusal> {
-        let max = usize::from(self.limits().receive_max);
+    fn receive_once(
+        &mut self,
+        id: SessionId,
+        packet_id: PacketId,
+        max: u16,
+    ) -> Result<bool, Refusal> {
         let Some(session) = self.sessions.get_mut(id) else { return Ok(false) };
         let deliveries = session.deliveries();
         if deliveries.has_received(packet_id) {
             return Ok(false);
         }
-        if deliveries.incoming_count() >= max {
+        if deliveries.incoming_count() >= max.into() {
             return Err(Refusal::ReceiveMaximumExceeded);
         }
         Ok(deliveries.receive(packet_id))
@@ -204,10 +188,10 @@ impl Shard {
     fn acknowledge(&mut self, id: ConnectionId, delivery: Delivery, reason: ReasonCode) {
         let Some((kind, packet_id)) = acknowledgement_of(delivery) else { return };
         let Some(connection) = self.connections.get(id) else { return };
-        let (version, session) = (connection.version, connection.session());
+        let (manner, session) = (connection.manner(), connection.session());
         if kind == AckKind::PubRec
             && reason.is_error()
-            && version == Version::V5
+            && manner.version == Version::V5
             && let Some(session) = session
             && let Some(found) = self.sessions.get_mut(session)
         {
@@ -218,7 +202,7 @@ impl Shard {
             return;
         }
         let Some(out) = self.out(id) else { return };
-        encode_ack(kind, packet_id, reason, &ReasonProperties::default(), version, out);
+        manner.put_ack(out, kind, packet_id, reason);
         if self.trace.is_on {
             self.trace_answered(id, packet_id, reason);
         }
@@ -258,6 +242,27 @@ impl Shard {
     }
 }
 
+fn check_publish(
+    publish: &Publish<'_>,
+    qos: QoS,
+    announced: Announced,
+    levels_max: u16,
+) -> Result<(), Refusal> {
+    if qos > announced.qos_max {
+        return Err(Refusal::QoSNotSupported);
+    }
+    if publish.retain && !announced.retain_available {
+        return Err(Refusal::RetainNotSupported);
+    }
+    if !publish.properties.subscription_ids.is_empty() {
+        return Err(Refusal::SubscriptionIdInPublish);
+    }
+    if publish.topic.is_some_and(|topic| has_more_levels(topic.as_str(), levels_max.into())) {
+        return Err(Refusal::TooManyLevels);
+    }
+    Ok(())
+}
+
 /// What a message of this delivery is acknowledged with.
 fn acknowledgement_of(delivery: Delivery) -> Option<(AckKind, PacketId)> {
     match delivery {
@@ -287,7 +292,7 @@ fn resolve_alias(
             aliases[index] = Some(topic.clone());
             Ok(topic)
         }
-        None => aliases.get(index).cloned().flatten().ok_or(Refusal::TopicAliasInvalid),
+        None => aliases.get(index).cloned().flatten().ok_or(Refusal::TopicAliasUnset),
     }
 }
 

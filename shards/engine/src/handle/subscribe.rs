@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use octopus_mqtt::{
-    ReasonCode, ReasonProperties, RetainHandling, SubAck, Subscribe, SubscribeFilter, TopicFilter,
+    ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, TopicFilter, Version,
 };
 
 use super::publish::has_more_levels;
@@ -36,9 +36,11 @@ impl Shard {
         id: ConnectionId,
         packet: &Subscribe<'_>,
     ) -> Result<(), Refusal> {
-        let Some(session) = self.connections.get(id).and_then(|c| c.session()) else {
-            return Ok(());
-        };
+        let Some(connection) = self.connections.get(id) else { return Ok(()) };
+        let Some(session) = connection.session() else { return Ok(()) };
+        if connection.version == Version::V5 {
+            self.check_available(packet)?;
+        }
         let Some(session) = self.sessions.get(session).map(|session| session.id) else {
             return Ok(());
         };
@@ -73,6 +75,26 @@ impl Shard {
         Ok(())
     }
 
+    /// A version 5 client was told in CONNACK what is not available (§3.2.2.3.11 and on).
+    fn check_available(&self, packet: &Subscribe<'_>) -> Result<(), Refusal> {
+        let has_id = packet.properties.subscription_id.is_some();
+        if has_id && !self.limits().subscription_id_available {
+            return Err(Refusal::Told(ReasonCode::SubscriptionIdsNotSupported));
+        }
+        let missing = packet.filters.iter().find_map(|entry| self.unavailable(entry.filter));
+        missing.map_or(Ok(()), |reason| Err(Refusal::Told(reason)))
+    }
+
+    /// Why this node does not offer subscriptions of this kind, if it does not.
+    fn unavailable(&self, filter: TopicFilter<'_>) -> Option<ReasonCode> {
+        let limits = self.limits();
+        if filter.shared().is_some() && !limits.shared_available {
+            return Some(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        let is_offered = limits.wildcard_available || !filter.has_wildcard();
+        (!is_offered).then_some(ReasonCode::WildcardSubscriptionsNotSupported)
+    }
+
     fn may_subscribe(
         &self,
         id: ConnectionId,
@@ -80,6 +102,9 @@ impl Shard {
         filter: TopicFilter<'_>,
     ) -> Result<(), ReasonCode> {
         let limits = self.limits();
+        if let Some(reason) = self.unavailable(filter) {
+            return Err(reason);
+        }
         if has_more_levels(filter.as_str(), limits.topic_levels_max.into()) {
             return Err(ReasonCode::TopicFilterInvalid);
         }
@@ -178,18 +203,22 @@ impl Shard {
         self.record(session.id, || Change::Subscribed { filter: filter.into(), grant });
     }
 
-    /// Subscribes a session that was recorded elsewhere, as it was.
-    pub(crate) fn restore_subscription(&mut self, session: SessionRef, text: &str, grant: Grant) {
-        let Ok(filter) = TopicFilter::parse(text) else { return };
+    /// Subscribes a session that was recorded elsewhere, as it was; how many groups on other
+    /// shards will answer with `barrier`.
+    pub(crate) fn restore_subscription(
+        &mut self,
+        session: SessionRef,
+        text: &str,
+        grant: Grant,
+        barrier: u64,
+    ) -> usize {
+        let Ok(filter) = TopicFilter::parse(text) else { return 0 };
         if filter.shared().is_some() {
             let key: Arc<str> = text.into();
-            let Some(found) = self.sessions.get_mut(session.id) else { return };
+            let Some(found) = self.sessions.get_mut(session.id) else { return 0 };
             found.deliveries().shared.push(SharedSubscription { key: key.clone(), grant });
             self.stats.shared_subscriptions += 1;
-            // Nobody waits for the answer.
-            let barrier = self.barriers.next();
-            self.join_group(&key, session, grant, barrier);
-            return;
+            return self.join_group(&key, session, grant, barrier).1;
         }
         let subscriber = Subscriber::Session(session.id);
         let subscribed = self.subscriptions.subscribe(filter, subscriber, grant);
@@ -202,22 +231,25 @@ impl Shard {
             found.subscriptions.push(subscribed.filter);
             self.tell_first(subscribed.filter, subscriber);
         }
+        0
     }
 
-    /// All shards have the interest: SUBACK, then what is retained.
+    /// All shards and nodes have the interest: SUBACK, then what is retained.
     pub(crate) fn suback(&mut self, pending: PendingSubAck) {
         let Some(connection) = self.connections.get(pending.connection) else { return };
-        let version = connection.version;
+        let manner = connection.manner();
         if connection.session() != Some(pending.session.id) {
             return;
         }
-        let suback = SubAck {
-            packet_id: pending.packet_id,
-            properties: ReasonProperties::default(),
-            reasons: &pending.reasons,
-        };
-        if let Some(out) = self.out(pending.connection) {
-            suback.encode_suback(version, out);
+        let PendingSubAck { packet_id, ref reasons, .. } = pending;
+        let refused = reasons.iter().filter_map(|&code| ReasonCode::from_u8(code));
+        let refused = refused.max().unwrap_or(ReasonCode::Success);
+        let Some(out) = self.out(pending.connection) else { return };
+        let is_told = manner.put(out, refused, |out, properties| {
+            SubAck { packet_id, properties, reasons }.encode_suback(manner.version, out);
+        });
+        if !is_told {
+            return self.refuse(pending.connection, Refusal::AnswerTooLarge);
         }
         if !pending.replays.is_empty()
             && let Some(session) = self.sessions.get_ref(pending.session)

@@ -1,6 +1,6 @@
 //! UNSUBSCRIBE (§3.10).
 
-use octopus_mqtt::{ReasonCode, ReasonProperties, SubAck, TopicFilter, Unsubscribe};
+use octopus_mqtt::{ReasonCode, SubAck, TopicFilter, Unsubscribe};
 
 use crate::durable::Change;
 use crate::envelope::GroupEvent;
@@ -18,7 +18,7 @@ impl Shard {
         packet: &Unsubscribe<'_>,
     ) -> Result<(), Refusal> {
         let Some(connection) = self.connections.get(id) else { return Ok(()) };
-        let version = connection.version;
+        let manner = connection.manner();
         let Some(session) = connection.session() else { return Ok(()) };
         let mut reasons = Vec::with_capacity(packet.filters.len());
         for filter in packet.filters.iter() {
@@ -27,15 +27,12 @@ impl Shard {
                 if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
             reasons.push(reason as u8);
         }
-        let unsuback = SubAck {
-            packet_id: packet.packet_id,
-            properties: ReasonProperties::default(),
-            reasons: &reasons,
-        };
-        if let Some(out) = self.out(id) {
-            unsuback.encode_unsuback(version, out);
-        }
-        Ok(())
+        let (packet_id, reasons) = (packet.packet_id, &reasons[..]);
+        let Some(out) = self.out(id) else { return Ok(()) };
+        let is_told = manner.put(out, ReasonCode::Success, |out, properties| {
+            SubAck { packet_id, properties, reasons }.encode_unsuback(manner.version, out);
+        });
+        if is_told { Ok(()) } else { Err(Refusal::AnswerTooLarge) }
     }
 
     /// Ends one subscription; `false` if there is none with this filter.

@@ -20,7 +20,7 @@ impl<S: Service> Driver<S> {
             Ok(stack) => stack,
             Err(refusal) => {
                 self.refused_by_layer(&remote, refusal);
-                self.release();
+                self.census.leave(remote.listener);
                 return;
             }
         };
@@ -29,7 +29,7 @@ impl<S: Service> Driver<S> {
             Some(connection) if stack.is_some() => {
                 connection.stack = stack;
                 connection.phase = Phase::Layers;
-                let deadline = self.now.after(self.connect_timeout);
+                let deadline = self.now.after(self.acceptor.limits().connect_timeout);
                 self.opening.push_back((deadline, id));
             }
             _ => self.service.handle(Input::Opened { connection: id, remote }, self.now),

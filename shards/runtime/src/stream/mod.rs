@@ -30,6 +30,9 @@ pub struct Layers {
     pub trusted_proxies: Arc<[IpNet]>,
     pub tls: Option<Arc<Tls>>,
     pub websocket: bool,
+    /// Where pages come from that may open a WebSocket, as a browser tells it; empty: from
+    /// anywhere. Who tells nothing is no browser, and is let in.
+    pub origins: Arc<[Box<str>]>,
 }
 
 /// A layer does not take what came: the connection ends.
@@ -114,7 +117,7 @@ impl Layers {
             trusted_proxies: Arc::clone(&self.trusted_proxies),
             proxy: self.proxy_protocol.then(proxy::Reader::default),
             tls: self.tls.as_ref().map(|tls| tls.session()).transpose()?,
-            websocket: self.websocket.then(WebSocket::default),
+            websocket: self.websocket.then(|| WebSocket::new(Arc::clone(&self.origins))),
             is_closing: false,
             answer: Vec::new(),
             waiting: None,

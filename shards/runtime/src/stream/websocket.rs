@@ -6,6 +6,8 @@
 
 mod handshake;
 
+use std::sync::Arc;
+
 use super::{Flow, Refusal};
 use handshake::Request;
 
@@ -56,6 +58,11 @@ struct Frame {
 }
 
 impl WebSocket {
+    /// - `origins`: see [`super::Layers::origins`].
+    pub fn new(origins: Arc<[Box<str>]>) -> Self {
+        Self { request: Request::new(origins), ..Self::default() }
+    }
+
     /// Takes bytes off the wire; appends payloads to `plain` and answers to `answer`.
     ///
     /// # Errors

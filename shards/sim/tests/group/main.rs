@@ -48,8 +48,9 @@ impl Wanderer {
     fn new(world: &mut World) -> Self {
         let (mut client, is_present) = Self::connect(world, 0);
         assert!(!is_present);
-        client.subscribe(&mut world.nodes[0], "m/#", QoS::ExactlyOnce);
-        world.run(200);
+        // SUBACK comes when the other nodes know; it is taken as any packet.
+        client.send_bytes(&mut world.nodes[0], b"\x82\x09\x00\x01\x00\x00\x03m/#\x02");
+        world.run(400);
         Self { client, at: 0, incoming: BTreeSet::new(), got: Vec::new() }
     }
 
@@ -271,4 +272,30 @@ fn a_session_survives_the_death_of_its_node() {
 #[test]
 fn a_session_leaves_a_node_that_stands_still() {
     (0..SEEDS).for_each(|seed| run(seed, 5, Mishap::Pause));
+}
+
+/// A publisher's node learns where the session is a second after it moved.
+fn move_unheard(seed: u64) {
+    const UNHEARD_STEPS: usize = 12_000;
+    let mut world = World::new(seed, 3);
+    let mut wanderer = Wanderer::new(&mut world);
+    let mut publishers =
+        [QoS::AtLeastOnce, QoS::ExactlyOnce].map(|qos| Publisher::new(&mut world, 2, qos));
+    world.run(400);
+    world.is_deaf = Some(2);
+    wanderer.move_to(&mut world, 1);
+    world.run(UNHEARD_STEPS);
+    for publisher in &mut publishers {
+        (0..5).for_each(|_| publisher.publish(&mut world));
+    }
+    world.run(600);
+    world.is_deaf = None;
+    rest(&mut world, &mut wanderer, &mut publishers);
+    check(seed, &wanderer, &publishers);
+    assert_eq!(wanderer.got.len(), 10, "seed {seed}");
+}
+
+#[test]
+fn a_session_is_passed_on_to_until_every_node_knows_where_it_is() {
+    (0..SEEDS / 10).for_each(move_unheard);
 }

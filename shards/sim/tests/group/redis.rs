@@ -16,6 +16,8 @@ pub(crate) struct Kept {
     pub(crate) handover: Option<Box<SessionRecord>>,
     /// Epochs in which it was taken without being handed over.
     lost: Vec<u64>,
+    /// Who handed it over, and the epoch it had there.
+    pub(crate) from: Option<(usize, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,11 @@ impl Redis {
     pub(crate) fn is_owed(&self, node: usize) -> bool {
         let name = node.to_string();
         self.sessions.values().any(|kept| kept.record.left.iter().any(|left| **left == *name))
+    }
+
+    /// Who handed the session over; asked once.
+    pub(crate) fn take_from(&mut self, client: &str) -> Option<(usize, u64)> {
+        self.sessions.get_mut(client)?.from.take()
     }
 
     /// Carries one operation out; `false` if the session is another's.
@@ -97,6 +104,7 @@ fn fold(record: &mut SessionRecord, change: Change) {
             (record.expiry_s, record.ends_at, record.will_at) = (expiry_s, ends_at, will_at);
         }
         Change::WillGone => record.will = None,
+        Change::Known => {}
         Change::Subscribed { filter, grant } => {
             record.subscriptions.retain(|(known, _)| *known != filter);
             record.subscriptions.push((filter, grant));

@@ -23,11 +23,29 @@ fn seed_of(node: usize) -> u64 {
 /// How long a node's sessions are its own.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// What one node tells all shards of another of what it wants.
+/// What one node tells another.
 #[derive(Debug)]
-struct Carried {
-    filter: Box<str>,
-    wanted: bool,
+enum Carried {
+    Interest {
+        filter: Box<str>,
+        wanted: bool,
+    },
+    /// Say when all before it is taken in; the number is of [`Asked`].
+    Ask(u64),
+    /// It is.
+    Known(u64),
+}
+
+/// The numbers of [`Asked`] are above those of all fences behind an inbox.
+const ASKED_FROM: u64 = 1 << 32;
+
+/// A shard that waits until these nodes know what its node wants.
+#[derive(Debug)]
+struct Asked {
+    node: usize,
+    shard: ShardId,
+    barrier: u64,
+    left: BTreeSet<usize>,
 }
 
 /// A way that keeps its order, and counts.
@@ -108,6 +126,10 @@ pub(crate) struct World {
     wanted: Vec<BTreeMap<Box<str>, u16>>,
     lanes: BTreeMap<(usize, usize), Way<Carried>>,
     waiting: Vec<Waiting>,
+    asked: BTreeMap<u64, Asked>,
+    last_asked: u64,
+    /// Hears nothing of the others until this is taken back.
+    pub(crate) is_deaf: Option<usize>,
     /// Clients to whom something was passed on.
     calls: BTreeSet<String>,
 }
@@ -135,6 +157,9 @@ impl World {
             wanted: vec![BTreeMap::new(); count],
             lanes: (0..count * count).map(|n| ((n / count, n % count), Way::default())).collect(),
             waiting: Vec::new(),
+            asked: BTreeMap::new(),
+            last_asked: ASKED_FROM,
+            is_deaf: None,
             calls: BTreeSet::new(),
         }
     }
@@ -188,6 +213,7 @@ impl World {
         self.collect();
         self.is_live[node] = false;
         self.told[node] = Way::default();
+        self.waits_for_no_longer(node);
         self.waiting.retain(|waiting| waiting.node != node);
         let owned = self.redis.sessions.iter().filter(|(_, kept)| kept.owner == Some(node));
         self.orphans.extend(owned.map(|(client, _)| client.clone()));
@@ -212,6 +238,13 @@ impl World {
     pub(crate) fn pause(&mut self, node: usize) {
         self.collect();
         self.paused = Some(node);
+        self.waits_for_no_longer(node);
+    }
+
+    /// The node's lease is out: whoever asked what it knows need not wait for it.
+    fn waits_for_no_longer(&mut self, node: usize) {
+        let asked: Vec<u64> = self.asked.keys().copied().collect();
+        asked.into_iter().for_each(|number| self.known(number, node));
     }
 
     /// It goes on where it was, much later by its clock. What it had not written of what its
@@ -283,10 +316,15 @@ impl World {
             Envelope::Record(op) => {
                 let (client_id, epoch) = (op.client_id.clone(), op.epoch);
                 let is_passed = matches!(op.change, octopus_engine::Change::Passed { .. });
+                let is_known = matches!(op.change, octopus_engine::Change::Known);
                 let is_kept = self.redis.apply(node, *op);
                 let count = self.counts.entry((node, shard)).or_default();
                 *count += 1;
                 let (count, mut refused) = (*count, Vec::new());
+                if is_known && let Some((old, epoch)) = self.redis.take_from(&client_id) {
+                    let client_id = client_id.clone();
+                    self.send_home(old, &client_id.clone(), Envelope::Known { epoch, client_id });
+                }
                 if is_passed {
                     self.calls.insert(client_id.clone().into());
                 }
@@ -299,6 +337,13 @@ impl World {
             }
             Envelope::Surrendered(surrendered) => self.surrendered(node, *surrendered),
             Envelope::Interest { filter, wanted } => self.interest(node, filter, wanted),
+            Envelope::Fence { barrier } => self.ask(node, shard, barrier),
+            // Its shards were settled when it was asked, and all they had told is served.
+            Envelope::Fenced { barrier } if barrier > ASKED_FROM => {
+                let Some(asked) = self.asked.get(&barrier) else { return };
+                let lane = self.lanes.entry((node, asked.node)).or_default();
+                lane.push(Carried::Known(barrier));
+            }
             Envelope::Bridge { message, nodes, receipt } => {
                 for other in nodes.iter() {
                     self.inboxes[usize::from(other)].messages.push_back(message.clone());
@@ -351,6 +396,7 @@ impl World {
         let kept = self.redis.sessions.get_mut(&*client_id);
         if let Some(kept) = kept.filter(|kept| (kept.owner, kept.epoch) == (Some(node), epoch)) {
             (kept.owner, kept.handover) = (None, record);
+            kept.from = Some((node, epoch));
         }
         let (freed, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
@@ -370,7 +416,31 @@ impl World {
         }
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             let lane = self.lanes.entry((node, other)).or_default();
-            lane.push(Carried { filter: filter.clone(), wanted });
+            lane.push(Carried::Interest { filter: filter.clone(), wanted });
+        }
+    }
+
+    /// A shard wants to know when the others know what was told before.
+    fn ask(&mut self, node: usize, shard: ShardId, barrier: u64) {
+        self.last_asked += 1;
+        let number = self.last_asked;
+        let others = (0..self.nodes.len()).filter(|&other| other != node && self.is_up(other));
+        let left: BTreeSet<usize> = others.collect();
+        for &other in &left {
+            self.lanes.entry((node, other)).or_default().push(Carried::Ask(number));
+        }
+        self.asked.insert(number, Asked { node, shard, barrier, left });
+        self.known(number, node);
+    }
+
+    /// `by` has taken in what was asked about, or is dead.
+    fn known(&mut self, number: u64, by: usize) {
+        let Some(asked) = self.asked.get_mut(&number) else { return };
+        asked.left.remove(&by);
+        if asked.left.is_empty()
+            && let Some(Asked { node, shard, barrier, .. }) = self.asked.remove(&number)
+        {
+            self.nodes[node].send_from_hub(shard, Envelope::Fenced { barrier });
         }
     }
 
@@ -378,10 +448,31 @@ impl World {
 
     fn carry(&mut self, to: usize) {
         let from = self.random.below(self.nodes.len());
+        if self.is_deaf == Some(to) {
+            return;
+        }
         let Some(lane) = self.lanes.get_mut(&(from, to)) else { return };
-        let Some(Carried { filter, wanted }) = lane.pop() else { return };
-        let node = NodeIndex(from as u16);
-        send_all(&mut self.nodes[to], &Envelope::NodeInterest { node, filter, wanted });
+        let Some(carried) = lane.pop() else { return };
+        if !self.is_live[to] {
+            if let Carried::Ask(number) = carried {
+                self.known(number, to);
+            }
+            return;
+        }
+        let envelope = match carried {
+            Carried::Ask(number) => {
+                // What its shards told before is behind them; the answer follows it.
+                self.nodes[to].settle();
+                self.collect();
+                let answer = Envelope::Fenced { barrier: number };
+                return self.told[to].push((ShardId(0), answer));
+            }
+            Carried::Known(number) => return self.known(number, from),
+            Carried::Interest { filter, wanted } => {
+                Envelope::NodeInterest { node: NodeIndex(from as u16), filter, wanted }
+            }
+        };
+        send_all(&mut self.nodes[to], &envelope);
     }
 
     fn read_inbox(&mut self, node: usize) {

@@ -5,4 +5,5 @@ mod authentication;
 mod memory;
 mod node;
 mod rates;
+mod revoke;
 mod shared;

@@ -1,5 +1,7 @@
 //! The opening handshake (RFC 6455, §4.2): one HTTP request, one answer.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
@@ -19,6 +21,8 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 #[derive(Debug, Default)]
 pub(super) struct Request {
     held: Vec<u8>,
+    /// See [`crate::stream::Layers::origins`].
+    origins: Arc<[Box<str>]>,
 }
 
 /// What is kept of a request that was taken.
@@ -29,6 +33,10 @@ pub(super) struct Accepted {
 type Answer = (&'static str, Refusal);
 
 impl Request {
+    pub(super) fn new(origins: Arc<[Box<str>]>) -> Self {
+        Self { held: Vec::new(), origins }
+    }
+
     /// Takes more of it. Once it is complete: what it says, and the bytes behind it; the answer
     /// is appended to `answer`.
     pub(super) fn receive<'a>(
@@ -43,7 +51,7 @@ impl Request {
         let from = before.saturating_sub(3);
         let end = self.held[from..].windows(4).position(|window| window == b"\r\n\r\n");
         let result = match end {
-            Some(end) => parse(&self.held[..from + end + 4])
+            Some(end) => parse(&self.held[..from + end + 4], &self.origins)
                 .map(|(accepted, text)| Some((accepted, text, from + end + 4 - before))),
             None if self.held.len() == REQUEST_BYTES_MAX => Err((
                 "431 Request Header Fields Too Large",
@@ -69,7 +77,7 @@ impl Request {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<(Accepted, String), Answer> {
+fn parse(bytes: &[u8], origins: &[Box<str>]) -> Result<(Accepted, String), Answer> {
     let bad = |text| ("400 Bad Request", Refusal::upgrade(text));
     let mut fields = [httparse::EMPTY_HEADER; FIELD_COUNT_MAX];
     let mut request = httparse::Request::new(&mut fields);
@@ -105,6 +113,10 @@ fn parse(bytes: &[u8]) -> Result<(Accepted, String), Answer> {
     let key = all("Sec-WebSocket-Key").next().unwrap_or_default().trim();
     if BASE64_STANDARD.decode(key).map(|key| key.len()) != Ok(16) {
         return Err(bad("a malformed WebSocket key"));
+    }
+    let is_welcome = |origin: &str| origins.iter().any(|own| own.eq_ignore_ascii_case(origin));
+    if !origins.is_empty() && !all("Origin").all(|origin| is_welcome(origin.trim())) {
+        return Err(("403 Forbidden", Refusal::upgrade("a WebSocket of a page from elsewhere")));
     }
     let forwarded: Vec<&str> = all("X-Forwarded-For").collect();
     let forwarded_for = (!forwarded.is_empty()).then(|| forwarded.join(",").into());
@@ -172,6 +184,28 @@ pub(super) mod tests {
             ("Host: a", "Host", "400 Bad Request"),
         ] {
             assert_eq!(refused(&REQUEST.replace(from, to)), format!("HTTP/1.1 {status}"));
+        }
+    }
+
+    #[test]
+    fn a_page_from_elsewhere_is_refused_where_origins_are_named() {
+        let origins: Arc<[Box<str>]> = Arc::new(["https://good.example".into()]);
+        for (origin, named, free) in [
+            ("", true, true),
+            ("Origin: https://good.example\r\n", true, true),
+            ("Origin: HTTPS://good.example\r\n", true, true),
+            ("Origin: https://evil.example\r\n", false, true),
+            ("Origin: https://good.example.evil.example\r\n", false, true),
+            ("Origin: null\r\n", false, true),
+            ("Origin: https://good.example\r\nOrigin: https://evil.example\r\n", false, true),
+        ] {
+            let request = REQUEST.replace("Host: a\r\n", &format!("Host: a\r\n{origin}"));
+            let is_taken = |origins: &Arc<[Box<str>]>| {
+                let mut request_of = Request::new(Arc::clone(origins));
+                request_of.receive(request.as_bytes(), &mut Vec::new()).is_ok()
+            };
+            assert_eq!(is_taken(&origins), named, "{origin}");
+            assert_eq!(is_taken(&Arc::default()), free, "{origin}");
         }
     }
 
