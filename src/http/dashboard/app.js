@@ -15,6 +15,7 @@ const count = (n) => {
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e4]]) if (n >= size) return (n / (unit === "k" ? 1e3 : size)).toPrecision(3).replace(/\.?0+$/, "") + unit;
   return n >= 100 || Number.isInteger(n) ? Math.round(n).toLocaleString("en") : n.toFixed(1);
 };
+const counted = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 const size = (n) => {
   for (const unit of ["B", "KiB", "MiB"]) { if (n < 1024) return `${n < 10 && unit !== "B" ? n.toFixed(1) : Math.round(n)} ${unit}`; n /= 1024; }
   return `${n.toFixed(1)} GiB`;
@@ -113,13 +114,13 @@ const take = (now) => {
 };
 
 const TILES = [
-  ["clients", "Clients", "--in", (v) => count(v), "", (n) => `${count(sum(n, (s) => s.sessions))} sessions`],
+  ["clients", "Clients", "--in", (v) => count(v), "", (n) => counted(sum(n, (s) => s.sessions), "session")],
   ["in", "Received", "--in", (v) => count(v), "msg/s", (n) => `${count(sum(n, (s) => s.messages_received))} in all`],
   ["out", "Sent", "--out", (v) => count(v), "msg/s", (n) => `${count(sum(n, (s) => s.messages_sent))} in all`],
-  ["bytes", "Traffic", "--out", (v) => size(v), "/s", (n) => `${count(sum(n, (s) => s.subscriptions))} subscriptions`],
+  ["bytes", "Traffic", "--out", (v) => size(v), "/s", (n) => counted(sum(n, (s) => s.subscriptions), "subscription")],
   ["queued", "Waiting", "--warm", (v) => count(v), "msg", (n) => `${size(sum(n, (s) => s.queued_bytes))} in queues`],
   ["dropped", "Dropped", "--bad", (v) => count(v), "msg/s", (n) => `${count(sum(n, dropped))} in all`],
-  ["cpu", "Processor", "--grey", (v) => v.toFixed(v < 10 ? 1 : 0), "%", (n) => `${n.shards.length} shard${n.shards.length > 1 ? "s" : ""}`],
+  ["cpu", "Processor", "--grey", (v) => v.toFixed(v < 10 ? 1 : 0), "%", (n) => counted(n.shards.length, "shard")],
   ["memory", "Memory", "--grey", (v) => size(v), "", (n) => `${count(sum(n, (s) => s.retained))} retained`],
 ];
 const showTiles = (now) => {
