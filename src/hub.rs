@@ -161,12 +161,6 @@ impl Hub {
         self.sender.broadcast(&envelopes);
     }
 
-    /// From now on no client gets in unasked, whatever was configured: somebody is to be kept
-    /// out.
-    pub fn ask_first(&self) {
-        self.sender.broadcast(&[Envelope::AskFirst]);
-    }
-
     /// Ends a client's connection, wherever in the group it is.
     pub fn kick(&self, client: &str, reason: ReasonCode) {
         if let Some(bridge) = &self.bridge {

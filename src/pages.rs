@@ -193,7 +193,6 @@ fn bans(auth: Auth, hub: Hub) -> Bans {
             if !auth.ban(target.clone(), time) {
                 return Err(BanError::ListFull);
             }
-            hub.ask_first();
             tokio::spawn(auth::part_banned(hub.clone(), target));
             Ok(())
         }),

@@ -177,8 +177,6 @@ pub enum Envelope {
     /// subscribers and never further; the shard its topic is at home on keeps it if it is to
     /// be retained. Nobody published it, so it is counted only as it is delivered.
     Local(Message),
-    /// Hub to every shard: from now on ask before a client may connect.
-    AskFirst,
     /// Hub to the client's home shard: end its connection with this reason.
     Kick {
         client: Box<str>,

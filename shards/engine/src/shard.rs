@@ -698,7 +698,6 @@ impl Shard {
             (Envelope::Restate { round }, Peer::Hub) => self.restate(round),
             (Envelope::Lease { until }, Peer::Hub) => self.renew_lease(until),
             (Envelope::Limits(new), Peer::Hub) => self.reconfigure(*new),
-            (Envelope::AskFirst, Peer::Hub) => self.config.authenticate = true,
             (Envelope::Kick { client, reason }, _) => self.kick(&client, reason),
             (Envelope::StatsWanted, peer) => {
                 let envelope = Envelope::Stats(Box::new(self.stats()));
