@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    auth::{self, Auth, Target},
+    auth::{Auth, Target},
     bridge::{
         counters::Counters,
         link::Link,
@@ -181,7 +181,7 @@ fn auth_metrics(auth: Auth) -> Source {
 }
 
 /// The ban list, and what happens to those who are here already.
-fn bans(auth: Auth, hub: Hub) -> Bans {
+fn bans(auth: Auth) -> Bans {
     let (list, remove) = (auth.clone(), auth.clone());
     Bans {
         list: Box::new(move || {
@@ -190,10 +190,9 @@ fn bans(auth: Auth, hub: Hub) -> Bans {
         }),
         add: Box::new(move |text, time| {
             let target: Target = text.parse().map_err(|()| BanError::NoTarget)?;
-            if !auth.ban(target.clone(), time) {
+            if !auth.ban(target, time) {
                 return Err(BanError::ListFull);
             }
-            tokio::spawn(auth::part_banned(hub.clone(), target));
             Ok(())
         }),
         remove: Box::new(move |text| text.parse().is_ok_and(|target| remove.unban(&target))),
@@ -253,7 +252,7 @@ pub fn app(
     if let Some(link) = group.as_ref().map(|group| group.link.clone()) {
         readiness.require("redis", move || link.is_up());
     }
-    let bans = bans(auth, hub.clone());
+    let bans = bans(auth);
     Ok(App {
         hub,
         node: config.broker.id.clone(),

@@ -25,7 +25,6 @@ mod http;
 mod jwt;
 mod jwt_signature;
 mod log;
-mod part;
 pub mod passwd;
 mod password;
 mod password_file;
@@ -37,7 +36,6 @@ mod stats;
 
 pub use address::Network;
 pub use ban::Target;
-pub use part::part_banned;
 pub(crate) use service::is_needed;
 pub use service::{Auth, Common, Service, StartError};
 pub use stats::AuthStats;
