@@ -23,11 +23,17 @@ const chromium = spawn("chromium", ["--headless", "--no-sandbox", "--disable-gpu
 { stdio: ["ignore", "ignore", "pipe"] });
 const end = (code, why) => {
   if (why) console.log(why);
-  // Its helpers end a moment after it.
-  chromium.once("exit", () => {
-    rmSync(profile, { recursive: true, force: true, maxRetries: 20 });
-    process.exit(code);
-  });
+  // Its helpers end a moment after it, and write until then: what is left is looked for anew.
+  const clear = (times) => {
+    try {
+      rmSync(profile, { recursive: true, force: true });
+      process.exit(code);
+    } catch (error) {
+      if (times === 0) throw error;
+      setTimeout(clear, 100, times - 1);
+    }
+  };
+  chromium.once("exit", () => clear(50));
   chromium.kill("SIGTERM");
 };
 setTimeout(() => end(1, "too late"), 50_000).unref();
