@@ -36,14 +36,14 @@ struct Round {
 }
 
 impl Shard {
-    /// The session waits for what these nodes left.
+    /// The session waits for what these nodes left, of one after the other: the first had it
+    /// first, and what it left is older.
     pub(crate) fn begin_inheriting(&mut self, session: SessionRef, nodes: &[Box<str>]) {
-        for node in nodes {
-            let waiting = self.estates.waiting.entry(node.clone()).or_default();
-            waiting.push(session);
-            if waiting.len() == 1 {
-                self.send_hub(Envelope::Owed { node: node.clone() });
-            }
+        let Some(node) = nodes.first() else { return };
+        let waiting = self.estates.waiting.entry(node.clone()).or_default();
+        waiting.push(session);
+        if waiting.len() == 1 {
+            self.send_hub(Envelope::Owed { node: node.clone() });
         }
     }
 

@@ -297,9 +297,12 @@ impl Shard {
 
     /// The session has all that was in the inbox of `node`.
     pub(crate) fn has_inherited(&mut self, id: SessionId, node: &str) {
-        let moving = self.sessions.get_mut(id).and_then(|session| session.moving.as_deref_mut());
-        if let Some(Moving::Arriving { left, .. }) = moving {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let session_ref = session.id;
+        if let Some(Moving::Arriving { left, .. }) = session.moving.as_deref_mut() {
             left.retain(|name| **name != *node);
+            let left = left.clone();
+            self.begin_inheriting(session_ref, &left);
             self.arrived(id);
         }
     }

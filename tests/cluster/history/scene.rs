@@ -268,8 +268,9 @@ impl Scene {
         let mut redis = self.stage.redis.connection()?;
         self.wait("every inbox is empty", || {
             let mut count = 0;
-            for name in NODES {
-                let key = format!("GROUP1:V2:INBOX:{name}");
+            let inboxes: Vec<String> =
+                redis::cmd("KEYS").arg("GROUP1:V2:INBOX:*").query(&mut redis)?;
+            for key in inboxes {
                 count += redis::cmd("XLEN").arg(key).query::<u64>(&mut redis)?;
             }
             Ok(count == 0)
