@@ -81,6 +81,16 @@ impl Frame<'_> {
     }
 }
 
+/// Bytes of the control packet at the front of `bytes`, as its fixed header says; `None` if that
+/// is not all there or cannot be one.
+#[inline]
+pub fn packet_len(bytes: &[u8]) -> Option<usize> {
+    match variable(bytes.get(1..)?) {
+        Variable::Value { value, len } => Some(1 + len + value as usize),
+        Variable::Incomplete | Variable::TooLong => None,
+    }
+}
+
 /// Cuts one control packet from the front of `bytes`; `None` if it is not all there yet. The
 /// next one begins `len` bytes later.
 ///

@@ -24,6 +24,7 @@ mod connack;
 mod connect;
 mod disconnect;
 mod publish;
+mod run;
 mod subscribe;
 
 mod error;
@@ -35,11 +36,12 @@ pub use ack::{AckKind, encode_ack};
 pub use codec::{PINGREQ, PINGRESP, decode};
 pub use connect::decode_connect;
 pub use error::DecodeError;
-pub use frame::{Frame, PacketType, frame};
+pub use frame::{Frame, PacketType, frame, packet_len};
 #[doc(hidden)]
 pub use fuzz::fuzz_decode;
 pub use packet::*;
 pub use property::*;
 pub use publish::{PublishWire, decode_publish, encode_publish_raw, publish_flags};
 pub use reason::ReasonCode;
+pub use run::{PublishRun, RunPacket, RunPackets, RunShape};
 pub use topic::*;
