@@ -15,8 +15,9 @@ cd "$(dirname "$0")/.."
 baseline=bench/results/instructions.tsv
 counted=target/instructions
 deliveries=20000 # as in the script
-# Version, QoS, subscribers.
+# Version, QoS, subscribers, packets at once if more than one.
 cases="4-0-1 4-1-1 4-2-1 5-0-1 5-1-1 5-2-1 4-0-100 5-0-100 4-1-100 5-1-100"
+cases="$cases 4-0-1-50 4-1-1-50 5-0-1-50 5-1-1-50"
 
 compiler=$(rustc --version)
 cargo build --release --quiet -p octopus-engine --example script

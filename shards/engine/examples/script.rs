@@ -3,6 +3,7 @@
 //!   cargo build --release -p octopus-engine --example script
 //!   valgrind --tool=callgrind target/release/examples/script 4 0      # version, QoS
 //!   valgrind --tool=callgrind target/release/examples/script 5 1 100  # to 100 subscribers
+//!   valgrind --tool=callgrind target/release/examples/script 4 0 1 50 # 50 packets at once
 //!
 //! One client publishes 64 bytes until 20,000 messages are delivered; every client answers
 //! what it gets at once, as its QoS demands.
@@ -29,7 +30,9 @@ fn main() {
     let identifier: &[u8] = if qos > 0 { &[0, 1] } else { &[] };
     let body = [&[0, 1, b't'][..], identifier, properties, &[b'.'; 64]].concat();
     let publish = packet(0x30 | qos << 1, &body);
-    for _ in 0..DELIVERIES / subscribers {
+    let together = argument(4).map_or(1, u32::from).max(1);
+    let publish = publish.repeat(together as usize);
+    for _ in 0..DELIVERIES / subscribers / together {
         receive(&mut shard, PUBLISHER, &publish);
     }
     let ledger = shard.stats().ledger;
@@ -58,15 +61,23 @@ fn receive(shard: &mut Shard, slot: u32, bytes: &[u8]) {
     shard.handle(Input::Received { connection, bytes }, Instant(0));
     while let Some(output) = shard.poll() {
         let Output::Write { connection, buffer } = output else { continue };
-        let answer = answer(&buffer.bytes);
+        let answers: Vec<u8> = packets(&buffer.bytes).filter_map(answer).flatten().collect();
         shard.handle(Input::Written { connection, buffer }, Instant(0));
-        if let Some(bytes) = answer {
-            shard.handle(Input::Received { connection, bytes: &bytes }, Instant(0));
+        if !answers.is_empty() {
+            shard.handle(Input::Received { connection, bytes: &answers }, Instant(0));
         }
     }
 }
 
-/// What a client says to the one packet in `bytes`.
+/// The packets in `bytes`, each of less than 128 bytes.
+fn packets(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = 2 + usize::from(*bytes.get(1)?);
+        bytes.split_off(..len)
+    })
+}
+
+/// What a client says to this packet.
 fn answer(bytes: &[u8]) -> Option<[u8; 4]> {
     let (first, identifier) = match *bytes {
         [0x32, _, 0, 1, b't', high, low, ..] => (0x40, [high, low]), // PUBLISH, PUBACK

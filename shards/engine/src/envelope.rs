@@ -12,6 +12,7 @@ use crate::memory::MemoryLevel;
 use crate::message::Message;
 use crate::query::{Answer, Query};
 use crate::reconfigure::NewLimits;
+use crate::run::MessageRun;
 use crate::stats::Stats;
 use crate::subscriptions::{Grant, SessionId};
 
@@ -37,6 +38,8 @@ pub enum Peer {
 pub enum Envelope {
     /// A message for this peer's own subscribers. From a shard: `Origin::Shard`.
     Publish(Message),
+    /// Shard to shard: several messages of QoS 0 to one topic, for this peer's own subscribers.
+    PublishRun(MessageRun),
     /// Shard to shard: as `Publish`; answer the receipt when it is safe here.
     PublishFor {
         message: Message,
@@ -244,6 +247,16 @@ pub enum Envelope {
     Query(Box<Query>),
     /// Shard to hub.
     Answer(Box<Answer>),
+}
+
+impl Envelope {
+    /// As how many envelopes it counts in the inbox of a peer that is behind.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::PublishRun(run) => run.count(),
+            _ => 1,
+        }
+    }
 }
 
 /// A client that connects, or is connected, and needs its session. Scope: group.

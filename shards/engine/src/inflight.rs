@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::Deref;
 
-use octopus_mqtt::PacketId;
+use octopus_mqtt::{PacketId, QoS};
 
 use crate::session::Queued;
 
@@ -57,8 +57,32 @@ impl Inflights {
     }
 
     pub(crate) fn push(&mut self, sent: Inflight) {
-        self.bytes += sent.state.bytes();
+        self.push_sized(sent.state.bytes(), sent);
+    }
+
+    /// As `push`, of something for which so many bytes are kept.
+    #[inline]
+    pub(crate) fn push_sized(&mut self, bytes: usize, sent: Inflight) {
+        self.bytes += bytes;
         self.list.push_back(sent);
+    }
+
+    /// Takes the oldest message out if this PUBACK is for it, and if it takes no more than that:
+    /// nobody picked the client for it. Tells how many bytes were kept for it.
+    #[inline]
+    pub(crate) fn acknowledge(&mut self, packet_id: [u8; 2]) -> Option<usize> {
+        let oldest = self.list.front()?;
+        let Sent::Published(item) = &oldest.state else { return None };
+        let is_meant = oldest.packet_id.get().to_be_bytes() == packet_id
+            && item.qos == QoS::AtLeastOnce
+            && item.extra.is_none();
+        if !is_meant {
+            return None;
+        }
+        let bytes = item.message.size();
+        self.list.pop_front();
+        self.bytes -= bytes;
+        Some(bytes)
     }
 
     pub(crate) fn remove(&mut self, index: usize) -> Option<Inflight> {

@@ -144,10 +144,16 @@ struct Sample {
 }
 
 impl Sampler {
-    /// A message was put into this connection's buffer.
+    /// Messages that came together were put into this connection's buffer.
     #[inline]
-    pub(crate) fn delivered(&mut self, to: ConnectionId, received_at: Instant, now: Instant) {
-        match self.left.checked_sub(1) {
+    pub(crate) fn delivered(
+        &mut self,
+        to: ConnectionId,
+        count: u32,
+        received_at: Instant,
+        now: Instant,
+    ) {
+        match self.left.checked_sub(count) {
             Some(left) => self.left = left,
             None => self.follow(to, received_at, now),
         }
@@ -232,7 +238,7 @@ mod tests {
     fn a_message_is_timed_from_its_arrival_to_the_end_of_the_write_that_carries_it() {
         let id = ConnectionId { slot: 3, generation: 1 };
         let mut sampler = Sampler { hop: Some(Hop::OtherShard), ..Sampler::default() };
-        sampler.delivered(id, Instant(1000), Instant(1200));
+        sampler.delivered(id, 1, Instant(1000), Instant(1200));
         assert_eq!(sampler.written(id, Instant(1300)), None, "an older write");
         sampler.writing(id);
         let expected = (Hop::OtherShard, Duration::from_micros(800));
@@ -248,7 +254,7 @@ mod tests {
             for n in 1..=160_u64 {
                 let id = ConnectionId { slot: n as u32, generation: 1 };
                 let now = Instant(n * gap_us);
-                sampler.delivered(id, now, now);
+                sampler.delivered(id, 1, now, now);
                 sampler.writing(id);
                 followed += usize::from(sampler.written(id, now).is_some());
             }
@@ -262,7 +268,7 @@ mod tests {
     fn what_was_followed_on_a_lost_connection_is_forgotten() {
         let id = ConnectionId { slot: 3, generation: 1 };
         let mut sampler = Sampler { hop: Some(Hop::SameShard), ..Sampler::default() };
-        sampler.delivered(id, Instant(1), Instant(1));
+        sampler.delivered(id, 1, Instant(1), Instant(1));
         sampler.forget(id);
         sampler.writing(id);
         assert_eq!(sampler.written(id, Instant(2)), None);

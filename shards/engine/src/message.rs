@@ -11,10 +11,22 @@ use bytes::Bytes;
 use octopus_mqtt::{MessageProperties, QoS, TopicName};
 
 use crate::Instant;
+use crate::run::MessageRun;
 
 /// An Application Message. Cloning it is one reference count.
 #[derive(Clone, Debug)]
-pub struct Message(Arc<Inner>);
+pub struct Message(Body);
+
+#[derive(Clone, Debug)]
+enum Body {
+    Own(Arc<Inner>),
+    /// One of a run that was sent and waits to be acknowledged: the run is kept as a whole.
+    OfRun {
+        run: MessageRun,
+        payload_at: u16,
+        payload_len: u16,
+    },
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -65,6 +77,12 @@ impl Text {
     }
 }
 
+impl Inner {
+    fn payload_at(&self) -> usize {
+        usize::from(self.topic_len) + self.properties_len as usize
+    }
+}
+
 impl Message {
     /// Builds a message of the node's own (`$SYS`, wills, tests).
     ///
@@ -95,7 +113,7 @@ impl Message {
     /// A message of these parts.
     pub fn from_parts(parts: &MessageParts<'_>) -> Self {
         let topic = parts.topic.as_str().as_bytes();
-        Self(Arc::new(Inner {
+        Self(Body::Own(Arc::new(Inner {
             text: Text::of([topic, parts.properties, parts.payload]),
             topic_len: topic.len() as u16,
             properties_len: parts.properties.len() as u32,
@@ -105,17 +123,29 @@ impl Message {
             received_at: parts.received_at,
             publisher: parts.publisher,
             id: parts.id,
-        }))
+        })))
+    }
+
+    /// The message of a run whose payload stands there. The run has less than 64 KiB.
+    pub(crate) fn of_run(run: &MessageRun, payload_at: usize, payload_len: usize) -> Self {
+        let (payload_at, payload_len) = (payload_at as u16, payload_len as u16);
+        Self(Body::OfRun { run: run.clone(), payload_at, payload_len })
     }
 
     /// Hash of the publisher's Client Identifier; 0 for a node's own messages.
     pub fn publisher(&self) -> u64 {
-        self.0.publisher
+        match &self.0 {
+            Body::Own(own) => own.publisher,
+            Body::OfRun { run, .. } => run.publisher(),
+        }
     }
 
     /// Tells a message of QoS 1 or 2 from all others in its group; 0 for all others.
     pub fn id(&self) -> u64 {
-        self.0.id
+        match &self.0 {
+            Body::Own(own) => own.id,
+            Body::OfRun { .. } => 0,
+        }
     }
 
     pub fn topic(&self) -> TopicName<'_> {
@@ -125,74 +155,104 @@ impl Message {
 
     /// The Topic Name, to compare with others.
     pub(crate) fn topic_bytes(&self) -> &[u8] {
-        &self.0.text.bytes()[..usize::from(self.0.topic_len)]
+        match &self.0 {
+            Body::Own(own) => &own.text.bytes()[..usize::from(own.topic_len)],
+            Body::OfRun { run, .. } => run.topic_bytes(),
+        }
     }
 
     pub fn payload(&self) -> &[u8] {
-        &self.0.text.bytes()[self.payload_at()..]
+        match &self.0 {
+            Body::Own(own) => &own.text.bytes()[own.payload_at()..],
+            Body::OfRun { run, payload_at, payload_len } => {
+                &run.bytes()[usize::from(*payload_at)..][..usize::from(*payload_len)]
+            }
+        }
     }
 
     /// The payload, shared with this message unless it is short.
     pub fn payload_shared(&self) -> Bytes {
-        match &self.0.text {
-            Text::Inline { .. } => Bytes::copy_from_slice(self.payload()),
-            Text::Shared(bytes) => bytes.slice(self.payload_at()..),
+        match &self.0 {
+            Body::Own(own) => match &own.text {
+                Text::Inline { .. } => Bytes::copy_from_slice(self.payload()),
+                Text::Shared(bytes) => bytes.slice(own.payload_at()..),
+            },
+            Body::OfRun { run, payload_at, payload_len } => {
+                let at = usize::from(*payload_at);
+                run.bytes().slice(at..at + usize::from(*payload_len))
+            }
         }
     }
 
     /// Encoded version 5 properties to forward, without the Message Expiry Interval.
     pub fn properties(&self) -> &[u8] {
-        &self.0.text.bytes()[self.0.topic_len.into()..self.payload_at()]
-    }
-
-    fn payload_at(&self) -> usize {
-        usize::from(self.0.topic_len) + self.0.properties_len as usize
+        match &self.0 {
+            Body::Own(own) => &own.text.bytes()[own.topic_len.into()..own.payload_at()],
+            Body::OfRun { .. } => &[],
+        }
     }
 
     pub fn qos(&self) -> QoS {
-        self.0.qos
+        match &self.0 {
+            Body::Own(own) => own.qos,
+            Body::OfRun { run, .. } => run.qos(),
+        }
     }
 
     /// The RETAIN flag it was published with.
     pub fn retain(&self) -> bool {
-        self.0.retain
+        match &self.0 {
+            Body::Own(own) => own.retain,
+            Body::OfRun { .. } => false,
+        }
     }
 
     /// When its Message Expiry Interval is over (§3.3.2.3.3).
     pub fn expires_at(&self) -> Option<Instant> {
-        self.0.expires_at
+        match &self.0 {
+            Body::Own(own) => own.expires_at,
+            Body::OfRun { .. } => None,
+        }
     }
 
     pub fn is_expired(&self, now: Instant) -> bool {
-        self.0.expires_at.is_some_and(|at| at <= now)
+        self.expires_at().is_some_and(|at| at <= now)
     }
 
     /// When this node took it in.
     pub fn received_at(&self) -> Instant {
-        self.0.received_at
+        match &self.0 {
+            Body::Own(own) => own.received_at,
+            Body::OfRun { run, .. } => run.received_at(),
+        }
     }
 
     /// A message of the node's own, made without a clock, as one received now: its Message
     /// Expiry Interval counts from here.
     pub(crate) fn taken_in(self, now: Instant) -> Self {
-        let Some(expires_at) = self.0.expires_at else { return self };
-        let left = expires_at.since(self.0.received_at);
+        let Some(expires_at) = self.expires_at() else { return self };
+        let left = expires_at.since(self.received_at());
         Self::from_parts(&MessageParts {
             topic: self.topic(),
             payload: self.payload(),
-            qos: self.0.qos,
-            retain: self.0.retain,
+            qos: self.qos(),
+            retain: self.retain(),
             properties: self.properties(),
             expires_at: Some(now.after(left)),
             received_at: now,
-            publisher: self.0.publisher,
-            id: self.0.id,
+            publisher: self.publisher(),
+            id: self.id(),
         })
     }
 
     /// Topic plus payload, the size limits are counted in.
     pub fn size(&self) -> usize {
-        self.0.text.bytes().len() - self.0.properties_len as usize
+        match &self.0 {
+            Body::Own(own) => own.text.bytes().len() - own.properties_len as usize,
+            Body::OfRun { run, payload_len, .. } => {
+                run.topic_bytes().len() + usize::from(*payload_len)
+            }
+        }
     }
 
     /// What the next hop needs; borrows from this message.
@@ -200,13 +260,13 @@ impl Message {
         Parcel {
             topic: self.topic(),
             payload: self.payload(),
-            qos: self.0.qos,
-            retain: self.0.retain,
+            qos: self.qos(),
+            retain: self.retain(),
             properties: Properties::Encoded(self.properties()),
-            expires_at: self.0.expires_at,
-            received_at: self.0.received_at,
-            publisher: self.0.publisher,
-            id: self.0.id,
+            expires_at: self.expires_at(),
+            received_at: self.received_at(),
+            publisher: self.publisher(),
+            id: self.id(),
             message: Some(self.clone()),
         }
     }
@@ -255,6 +315,7 @@ enum Properties<'a> {
 
 impl<'a> Parcel<'a> {
     /// The message of a PUBLISH just received.
+    #[inline]
     pub(crate) fn new(
         topic: TopicName<'a>,
         payload: &'a [u8],
@@ -410,7 +471,8 @@ mod tests {
                 (&payload[..], &payload[..])
             );
             assert_eq!(message.size(), 3 + payload_len);
-            let is_inline = matches!(message.0.text, Text::Inline { .. });
+            let Body::Own(own) = &message.0 else { panic!("it is of no run") };
+            let is_inline = matches!(own.text, Text::Inline { .. });
             assert_eq!(is_inline, 5 + payload_len <= INLINE_BYTES);
         }
     }

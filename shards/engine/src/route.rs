@@ -34,10 +34,11 @@ pub enum Origin {
 }
 
 /// Why there is a free Packet Identifier whenever a message may be sent.
-const QUOTA_LEAVES_IDS: &str = "a message is sent only while fewer than 65,535 are in flight";
+pub(crate) const QUOTA_LEAVES_IDS: &str =
+    "a message is sent only while fewer than 65,535 are in flight";
 
 impl Origin {
-    fn hop(self) -> Hop {
+    pub(crate) fn hop(self) -> Hop {
         match self {
             Self::Client => Hop::SameShard,
             Self::Shard => Hop::OtherShard,
@@ -97,7 +98,7 @@ impl Shard {
     }
 
     /// Nobody wanted this message. That is kept in mind, unless it waits as a retained one.
-    fn drop_unwanted(&mut self, parcel: &Parcel<'_>, publisher: Option<SessionId>) {
+    pub(crate) fn drop_unwanted(&mut self, parcel: &Parcel<'_>, publisher: Option<SessionId>) {
         self.book_drop(Dropped::NoSubscriber, parcel);
         if self.trace.is_on {
             self.trace_step(publisher, parcel, Happened::Dropped(Dropped::NoSubscriber));
@@ -126,7 +127,8 @@ impl Shard {
     }
 
     /// One filter matched: no session is in the list twice.
-    fn deliver_each(
+    #[inline(always)]
+    pub(crate) fn deliver_each(
         &mut self,
         matches: &[(Subscriber, Grant)],
         parcel: &mut Parcel<'_>,
@@ -336,7 +338,7 @@ impl Shard {
         };
         lend(connection, &mut self.spare);
         template.append_to(connection, packet_id);
-        self.latency.delivered(at, parcel.received_at, self.now);
+        self.latency.delivered(at, 1, parcel.received_at, self.now);
         if !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(at);
@@ -470,7 +472,7 @@ impl Shard {
         self.stats.publish_sent[item.qos as usize] += 1;
         self.stats.publish_bytes_sent += payload_len;
         if !dup {
-            self.latency.delivered(at, item.message.received_at(), now);
+            self.latency.delivered(at, 1, item.message.received_at(), now);
         }
         self.touch(at);
         if self.trace.is_on {

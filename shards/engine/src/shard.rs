@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
 use hashbrown::HashMap;
-use octopus_mqtt::{Frame, Packet, QoS, ReasonCode, Version, decode, decode_publish, frame};
+use octopus_mqtt::{QoS, ReasonCode};
 
 use crate::barrier::Barriers;
 use crate::connection::{Connection, Connections, Pause, Phase};
@@ -87,8 +87,6 @@ impl ShardConfig {
     }
 }
 
-/// Bytes that may wait behind a CONNECT the hub is asked about.
-const WAITING_BYTES_MAX: usize = 64 << 10;
 /// Buffers kept for the next connection that writes.
 const SPARE_COUNT_MAX: usize = 1024;
 /// Larger buffers are given back to the allocator.
@@ -184,13 +182,6 @@ pub fn home_shard(key: &str, shards: u16, seed: u64) -> ShardId {
 pub(crate) fn publisher_hash(client_id: &str) -> u64 {
     let hasher = foldhash::fast::FixedState::with_seed(0);
     std::hash::BuildHasher::hash_one(&hasher, client_id)
-}
-
-/// Which packets a connection may send now.
-enum Stage {
-    First,
-    Auth,
-    Connected,
 }
 
 impl Shard {
@@ -322,130 +313,6 @@ impl Shard {
         }
         let deadline = self.now.after(self.limits().connect_timeout);
         self.timers.arm(deadline, Timer::ConnectTimeout(id));
-    }
-
-    fn received(&mut self, id: ConnectionId, bytes: &[u8]) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.last_received = self.now;
-        let bytes_before = self.stats.bytes_received;
-        self.stats.bytes_received += bytes.len() as u64;
-        let published_before = self.stats.publish_received.iter().sum::<u64>();
-        if connection.inbox.is_empty() {
-            let used = self.packets(id, bytes);
-            if used < bytes.len()
-                && let Some(connection) = self.connections.get_mut(id)
-            {
-                connection.inbox.extend_from_slice(&bytes[used..]);
-            }
-        } else {
-            connection.inbox.extend_from_slice(bytes);
-            self.read_inbox(id);
-        }
-        // What is handed off is taken back; of a CONNECT in pieces only the last one, for a
-        // counter never falls.
-        self.stats.bytes_received = self.stats.bytes_received.max(bytes_before);
-        self.pause_if_waiting(id);
-        let published = self.stats.publish_received.iter().sum::<u64>() - published_before;
-        self.charge(id, published, bytes.len() as u64);
-        if self.config.limits.memory_bytes_max > 0 {
-            self.hold_back(id, published > 0);
-        }
-    }
-
-    /// Handles the whole packets that wait in the inbox.
-    pub(crate) fn read_inbox(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let mut inbox = std::mem::take(&mut connection.inbox);
-        let used = self.packets(id, &inbox);
-        if used < inbox.len()
-            && let Some(connection) = self.connections.get_mut(id)
-        {
-            inbox.drain(..used);
-            connection.inbox = inbox;
-        }
-    }
-
-    fn pause_if_waiting(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if matches!(connection.phase, Phase::AwaitingAnswer(_) | Phase::AwaitingClaim(_))
-            && connection.inbox.len() > WAITING_BYTES_MAX
-            && connection.pause(Pause::AwaitingAnswer)
-        {
-            self.push(Output::PauseReading { connection: id });
-        }
-    }
-
-    /// Handles the whole packets in `bytes` as long as the connection takes any; tells how
-    /// many bytes are used up.
-    fn packets(&mut self, id: ConnectionId, bytes: &[u8]) -> usize {
-        let mut used = 0;
-        loop {
-            let Some(connection) = self.connections.get(id) else { return bytes.len() };
-            let version = connection.version;
-            let packet_size_max = self.editions.get(connection.edition).packet_size_max;
-            let stage = match connection.phase {
-                Phase::Connected { .. } => Stage::Connected,
-                Phase::AwaitingConnect => Stage::First,
-                Phase::AwaitingAuth(_) => Stage::Auth,
-                Phase::AwaitingAnswer(_) | Phase::AwaitingClaim(_) => return used,
-                Phase::Closing => return bytes.len(),
-            };
-            let rest = &bytes[used..];
-            let done = match frame(rest, packet_size_max) {
-                Ok(None) => return used,
-                Ok(Some(frame)) => {
-                    used += frame.len;
-                    self.stats.packets_received += 1;
-                    match stage {
-                        Stage::Connected => self.packet(id, frame, version),
-                        Stage::First => self.first_packet(id, frame, rest),
-                        Stage::Auth => self.auth_packet(id, frame),
-                    }
-                }
-                Err(error) => Err(error.into()),
-            };
-            if let Err(refusal) = done {
-                self.refuse(id, refusal);
-                return bytes.len();
-            }
-        }
-    }
-
-    /// A packet between the challenge and CONNACK: nothing but AUTH [MQTT-3.1.2-30].
-    fn auth_packet(&mut self, id: ConnectionId, frame: Frame<'_>) -> Result<(), Refusal> {
-        match decode(frame, Version::V5)? {
-            Packet::Auth(auth) => self.auth_before_connack(id, &auth),
-            _ => Err(Refusal::UnexpectedPacket),
-        }
-    }
-
-    fn packet(
-        &mut self,
-        id: ConnectionId,
-        frame: Frame<'_>,
-        version: Version,
-    ) -> Result<(), Refusal> {
-        const PUBLISH: u8 = 3;
-        if frame.first >> 4 == PUBLISH {
-            let publish = decode_publish(frame.first, frame.body, version)?;
-            return self.publish(id, &publish);
-        }
-        match decode(frame, version)? {
-            Packet::Connect(_) => Err(Refusal::SecondConnect),
-            Packet::Publish(publish) => self.publish(id, &publish),
-            Packet::PubAck(ack) => self.puback(id, &ack),
-            Packet::PubRec(ack) => self.pubrec(id, &ack),
-            Packet::PubRel(ack) => self.pubrel(id, &ack),
-            Packet::PubComp(ack) => self.pubcomp(id, &ack),
-            Packet::Subscribe(subscribe) => self.subscribe(id, &subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(id, &unsubscribe),
-            Packet::PingReq => self.pingreq(id),
-            Packet::Disconnect(disconnect) => self.disconnect(id, &disconnect),
-            Packet::Auth(auth) => self.auth(id, &auth),
-            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
-                Err(Refusal::UnexpectedPacket)
-            }
-        }
     }
 
     fn written(&mut self, id: ConnectionId, mut buffer: OutBuffer) {
@@ -643,6 +510,7 @@ impl Shard {
                 self.recorder.is_ahead |= message.qos() == QoS::ExactlyOnce;
                 self.route_message(&message, Origin::Node);
             }
+            (Envelope::PublishRun(run), Peer::Shard(_)) => self.take_run(&run),
             (Envelope::PublishFor { message, receipt }, Peer::Shard(_)) => {
                 self.route_for(&message, receipt);
             }

@@ -229,13 +229,21 @@ impl Ledger {
 
     /// A new debt that is settled at once.
     pub(crate) fn deliver(&mut self) {
-        self.owed += 1;
-        self.delivered += 1;
+        self.deliver_all(1);
+    }
+
+    pub(crate) fn deliver_all(&mut self, count: u64) {
+        self.owed += count;
+        self.delivered += count;
     }
 
     pub(crate) fn forward(&mut self) {
-        self.owed += 1;
-        self.forwarded += 1;
+        self.forward_all(1);
+    }
+
+    pub(crate) fn forward_all(&mut self, count: u64) {
+        self.owed += count;
+        self.forwarded += count;
     }
 
     pub(crate) fn drop(&mut self, reason: Dropped) {
@@ -245,14 +253,22 @@ impl Ledger {
 
     /// A new debt that waits.
     pub(crate) fn queue(&mut self) {
-        self.owed += 1;
-        self.queued += 1;
+        self.queue_all(1);
+    }
+
+    pub(crate) fn queue_all(&mut self, count: u64) {
+        self.owed += count;
+        self.queued += count;
     }
 
     /// A waiting message was acknowledged.
     pub(crate) fn settle(&mut self) {
-        self.queued -= 1;
-        self.delivered += 1;
+        self.settle_all(1);
+    }
+
+    pub(crate) fn settle_all(&mut self, count: u64) {
+        self.queued -= count;
+        self.delivered += count;
     }
 
     /// A waiting message was given up.

@@ -572,7 +572,8 @@ impl<S: Service> Driver<S> {
             if !envelopes.is_empty() {
                 let envelopes = std::mem::take(envelopes);
                 let from = Peer::Shard(self.id);
-                peer.push(envelopes.len(), Parcel::Envelopes { from, envelopes });
+                let weight = envelopes.iter().map(Envelope::weight).sum();
+                peer.push(weight, Parcel::Envelopes { from, envelopes });
                 backlog_count = backlog_count.max(peer.backlog_count());
             }
         }

@@ -5,6 +5,6 @@ mod auth;
 mod claim;
 mod connect;
 mod disconnect;
-mod publish;
+pub(crate) mod publish;
 mod subscribe;
 mod unsubscribe;

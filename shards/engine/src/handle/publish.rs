@@ -298,13 +298,13 @@ fn resolve_alias(
 
 /// What the client's rules allow; topics of the server's own only if a rule names them
 /// [MQTT-4.7.2-1].
-pub(super) fn may_publish(connection: &Connection, topic: TopicName<'_>) -> bool {
+pub(crate) fn may_publish(connection: &Connection, topic: TopicName<'_>) -> bool {
     match &connection.acl {
         Some(acl) => acl.allows_publish(topic),
         None => !topic.as_str().starts_with('$'),
     }
 }
 
-pub(super) fn has_more_levels(topic: &str, max: usize) -> bool {
+pub(crate) fn has_more_levels(topic: &str, max: usize) -> bool {
     topic.len() > max && topic.bytes().filter(|&byte| byte == b'/').count() >= max
 }

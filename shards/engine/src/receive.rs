@@ -1,0 +1,212 @@
+//! Bytes become packets: what arrives on a connection is cut and handed to the handlers.
+
+use octopus_mqtt::{Frame, Packet, PublishRun, Version, decode, decode_publish, frame, packet_len};
+
+use crate::connection::{Pause, Phase};
+use crate::event::{ConnectionId, Output};
+use crate::refusal::Refusal;
+use crate::run;
+use crate::shard::Shard;
+
+/// Bytes that may wait behind a CONNECT the hub is asked about.
+const WAITING_BYTES_MAX: usize = 64 << 10;
+
+/// Which packets a connection may send now.
+enum Stage {
+    First,
+    Auth,
+    Connected,
+}
+
+impl Shard {
+    pub(crate) fn received(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.last_received = self.now;
+        let bytes_before = self.stats.bytes_received;
+        self.stats.bytes_received += bytes.len() as u64;
+        let published_before = self.stats.publish_received.iter().sum::<u64>();
+        let rest = self.complete_packet(id, bytes);
+        if !rest.is_empty() {
+            let used = self.packets(id, rest);
+            if used < rest.len()
+                && let Some(connection) = self.connections.get_mut(id)
+            {
+                connection.inbox.extend_from_slice(&rest[used..]);
+            }
+        }
+        // What is handed off is taken back; of a CONNECT in pieces only the last one, for a
+        // counter never falls.
+        self.stats.bytes_received = self.stats.bytes_received.max(bytes_before);
+        self.pause_if_waiting(id);
+        let published = self.stats.publish_received.iter().sum::<u64>() - published_before;
+        self.charge(id, published, bytes.len() as u64);
+        if self.config.limits.memory_bytes_max > 0 {
+            self.hold_back(id, published > 0);
+        }
+    }
+
+    /// Completes what waits in the inbox, and handles it; the rest of `bytes` can be read where
+    /// it lies.
+    fn complete_packet<'b>(&mut self, id: ConnectionId, bytes: &'b [u8]) -> &'b [u8] {
+        let Some(connection) = self.connections.get_mut(id) else { return &[] };
+        if connection.inbox.is_empty() {
+            return bytes;
+        }
+        // Before CONNACK all that came belongs together: it may be handed off.
+        let missing = match connection.phase {
+            Phase::Connected { .. } => missing_len(&connection.inbox, bytes),
+            _ => bytes.len(),
+        };
+        let (missing, rest) = bytes.split_at(missing);
+        connection.inbox.extend_from_slice(missing);
+        self.read_inbox(id);
+        // A packet that was not taken keeps the order: all waits behind it.
+        match self.connections.get_mut(id) {
+            Some(connection) if !connection.inbox.is_empty() => {
+                connection.inbox.extend_from_slice(rest);
+                &[]
+            }
+            _ => rest,
+        }
+    }
+
+    /// Handles the whole packets that wait in the inbox.
+    pub(crate) fn read_inbox(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let mut inbox = std::mem::take(&mut connection.inbox);
+        let used = self.packets(id, &inbox);
+        if used < inbox.len()
+            && let Some(connection) = self.connections.get_mut(id)
+        {
+            inbox.drain(..used);
+            connection.inbox = inbox;
+        }
+    }
+
+    fn pause_if_waiting(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if matches!(connection.phase, Phase::AwaitingAnswer(_) | Phase::AwaitingClaim(_))
+            && connection.inbox.len() > WAITING_BYTES_MAX
+            && connection.pause(Pause::AwaitingAnswer)
+        {
+            self.push(Output::PauseReading { connection: id });
+        }
+    }
+
+    /// Handles the whole packets in `bytes` as long as the connection takes any; tells how
+    /// many bytes are used up.
+    fn packets(&mut self, id: ConnectionId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        // Up to here packets are taken one by one.
+        let mut apart_until = 0;
+        loop {
+            let Some(connection) = self.connections.get(id) else { return bytes.len() };
+            let version = connection.version;
+            let packet_size_max = self.editions.get(connection.edition).packet_size_max;
+            let stage = match connection.phase {
+                Phase::Connected { .. } => Stage::Connected,
+                Phase::AwaitingConnect => Stage::First,
+                Phase::AwaitingAuth(_) => Stage::Auth,
+                Phase::AwaitingAnswer(_) | Phase::AwaitingClaim(_) => return used,
+                Phase::Closing => return bytes.len(),
+            };
+            let rest = &bytes[used..];
+            let done = match frame(rest, packet_size_max) {
+                Ok(None) => return used,
+                Ok(Some(frame)) => {
+                    if matches!(stage, Stage::Connected) && used >= apart_until {
+                        let run = self.take_together(id, rest, &frame, version, packet_size_max);
+                        if let Ok(len @ 1..) = run {
+                            used += len;
+                            continue;
+                        }
+                        apart_until = used + run.err().unwrap_or(0);
+                    }
+                    used += frame.len;
+                    self.stats.packets_received += 1;
+                    match stage {
+                        Stage::Connected => self.packet(id, frame, version),
+                        Stage::First => self.first_packet(id, frame, rest),
+                        Stage::Auth => self.auth_packet(id, frame),
+                    }
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Err(refusal) = done {
+                self.refuse(id, refusal);
+                return bytes.len();
+            }
+        }
+    }
+
+    /// Takes what begins with `frame` and can be taken together: how many bytes that was.
+    ///
+    /// # Errors
+    /// So many bytes are a run, and must be taken apart.
+    #[inline]
+    fn take_together(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        frame: &Frame<'_>,
+        version: Version,
+        packet_size_max: u32,
+    ) -> Result<usize, usize> {
+        if frame.first == run::PUBACK {
+            return Ok(self.pubacks(id, bytes));
+        }
+        let bytes_max = run::ACKNOWLEDGED_BYTES_MAX;
+        let run = PublishRun::cut(bytes, frame, version, packet_size_max, bytes_max);
+        let Some(run) = run else { return Ok(0) };
+        let len = run.bytes().len();
+        if self.publish_run(id, run) { Ok(len) } else { Err(len) }
+    }
+
+    /// A packet between the challenge and CONNACK: nothing but AUTH [MQTT-3.1.2-30].
+    fn auth_packet(&mut self, id: ConnectionId, frame: Frame<'_>) -> Result<(), Refusal> {
+        match decode(frame, Version::V5)? {
+            Packet::Auth(auth) => self.auth_before_connack(id, &auth),
+            _ => Err(Refusal::UnexpectedPacket),
+        }
+    }
+
+    fn packet(
+        &mut self,
+        id: ConnectionId,
+        frame: Frame<'_>,
+        version: Version,
+    ) -> Result<(), Refusal> {
+        const PUBLISH: u8 = 3;
+        if frame.first >> 4 == PUBLISH {
+            let publish = decode_publish(frame.first, frame.body, version)?;
+            return self.publish(id, &publish);
+        }
+        match decode(frame, version)? {
+            Packet::Connect(_) => Err(Refusal::SecondConnect),
+            Packet::Publish(publish) => self.publish(id, &publish),
+            Packet::PubAck(ack) => self.puback(id, &ack),
+            Packet::PubRec(ack) => self.pubrec(id, &ack),
+            Packet::PubRel(ack) => self.pubrel(id, &ack),
+            Packet::PubComp(ack) => self.pubcomp(id, &ack),
+            Packet::Subscribe(subscribe) => self.subscribe(id, &subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(id, &unsubscribe),
+            Packet::PingReq => self.pingreq(id),
+            Packet::Disconnect(disconnect) => self.disconnect(id, &disconnect),
+            Packet::Auth(auth) => self.auth(id, &auth),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Refusal::UnexpectedPacket)
+            }
+        }
+    }
+}
+
+/// How many of `bytes` the packet that begins in `inbox` lacks; all of them if that cannot be
+/// told or there are too few.
+fn missing_len(inbox: &[u8], bytes: &[u8]) -> usize {
+    const FIXED_HEADER_MAX: usize = 5;
+    let mut header = [0; FIXED_HEADER_MAX];
+    let known = header.iter_mut().zip(inbox.iter().chain(bytes));
+    let len = known.map(|(to, from)| *to = *from).count();
+    let missing = packet_len(&header[..len]).and_then(|len| len.checked_sub(inbox.len()));
+    missing.map_or(bytes.len(), |missing| missing.min(bytes.len()))
+}
