@@ -60,14 +60,8 @@ impl Shard {
         let (missing, rest) = bytes.split_at(missing);
         connection.inbox.extend_from_slice(missing);
         self.read_inbox(id);
-        // A packet that was not taken keeps the order: all waits behind it.
-        match self.connections.get_mut(id) {
-            Some(connection) if !connection.inbox.is_empty() => {
-                connection.inbox.extend_from_slice(rest);
-                &[]
-            }
-            _ => rest,
-        }
+        // Of a connected client every whole packet is taken: nothing is left if anything follows.
+        rest
     }
 
     /// Handles the whole packets that wait in the inbox.

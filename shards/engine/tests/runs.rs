@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use octopus_engine::{
-    ConnectionId, Envelope, Input, Instant, Ledger, Limits, ListenerId, OutBuffer, Output, Peer,
-    Remote, Shard, ShardConfig, ShardId, home_shard,
+    ConnectionId, Envelope, Input, Instant, Ledger, Limits, ListenerId, LostCause, OutBuffer,
+    Output, Peer, Pick, Remote, Shard, ShardConfig, ShardId, home_shard,
 };
 
 const SHARDS: u16 = 2;
@@ -40,8 +40,19 @@ struct World {
     unread: Vec<(usize, ConnectionId, OutBuffer)>,
     slow: Vec<bool>,
     runs_on_the_mesh: usize,
-    /// Bytes that each client has looked at.
-    read: Vec<usize>,
+    clients: Vec<Client>,
+}
+
+/// What a client remembers.
+#[derive(Clone, Default)]
+struct Client {
+    version: u8,
+    connect: Vec<u8>,
+    /// Of its connection, the last one if it is away.
+    generation: u32,
+    is_away: bool,
+    /// Bytes that it has looked at.
+    read: usize,
 }
 
 /// What a shard counted: the books, PUBLISH packets in and out by QoS, packets and payload bytes
@@ -69,13 +80,14 @@ fn told_apart(mut bytes: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
     packets.partition(|packet| packet[0] == 0x40)
 }
 
-/// The Packet Identifiers of the PUBLISH packets of QoS 1 in what a client got.
+/// The Packet Identifiers of the PUBLISH packets of QoS 1 in what a client got, and of some of
+/// QoS 2, for which PUBACK is the wrong answer.
 fn identifiers(mut bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
     std::iter::from_fn(move || {
         loop {
             let whole = octopus_mqtt::frame(bytes, u32::MAX).expect("packets")?;
             bytes = &bytes[whole.len..];
-            if whole.first & !0b1001 == 0x32 {
+            if [0x32, 0x34].contains(&(whole.first & !0b1001)) {
                 let name_len = usize::from(u16::from_be_bytes([whole.body[0], whole.body[1]]));
                 return Some([whole.body[2 + name_len], whole.body[3 + name_len]]);
             }
@@ -103,9 +115,10 @@ impl World {
             shared_payload_min: random.pick(&[2048, 60]),
             ..Limits::default()
         };
+        let shared_pick = random.pick(&[Pick::RoundRobin, Pick::LeastInflight]);
         let shard = |id| {
             let config = ShardConfig::new(ShardId(id), SHARDS, SEED);
-            Shard::new(ShardConfig { limits: limits.clone(), ..config })
+            Shard::new(ShardConfig { limits: limits.clone(), shared_pick, ..config })
         };
         Self {
             shards: (0..SHARDS).map(shard).collect(),
@@ -113,12 +126,16 @@ impl World {
             unread: Vec::new(),
             slow: (0..CLIENTS).map(|_| random.one_in(4)).collect(),
             runs_on_the_mesh: 0,
-            read: vec![0; CLIENTS as usize],
+            clients: vec![Client::default(); CLIENTS as usize],
         }
     }
 
+    fn connection(&self, slot: u32) -> ConnectionId {
+        ConnectionId { slot, generation: self.clients[slot as usize].generation }
+    }
+
     fn handle(&mut self, slot: u32, bytes: &[u8]) {
-        let connection = ConnectionId { slot, generation: 1 };
+        let connection = self.connection(slot);
         self.shards[slot as usize % 2].handle(Input::Received { connection, bytes }, Instant(1));
     }
 
@@ -161,13 +178,17 @@ impl World {
 
     /// Clients acknowledge what they got of QoS 1 since the last time: all of it, or not all, or
     /// in another order, or a message with an error.
-    fn acknowledge(&mut self, versions: &[u8], is_apart: bool, random: &mut Random) {
+    fn acknowledge(&mut self, is_apart: bool, random: &mut Random) {
         for slot in 0..CLIENTS {
-            let got = self.got.get(&slot).map_or(&[][..], |got| &got[self.read[slot as usize]..]);
-            self.read[slot as usize] += got.len();
+            let client = &mut self.clients[slot as usize];
+            let got = self.got.get(&slot).map_or(&[][..], |got| &got[client.read..]);
+            client.read += got.len();
+            // One that gives its reason says the same and is never taken together with others.
+            let is_long = is_apart && client.version == 5;
             let mut acks: Vec<Vec<u8>> = identifiers(got)
-                .map(|id| match versions[slot as usize] == 5 && random.one_in(20) {
+                .map(|id| match client.version == 5 && random.one_in(20) {
                     true => packet(0x40, &[id[0], id[1], 0x87]),
+                    false if is_long => packet(0x40, &[id[0], id[1], 0]),
                     false => packet(0x40, &id),
                 })
                 .collect();
@@ -192,19 +213,44 @@ impl World {
         self.drain();
     }
 
-    /// The client connects and subscribes as chance wants it; says its version.
-    fn join(&mut self, slot: u32, random: &mut Random) -> u8 {
-        let version = random.pick(&[4, 4, 5]);
-        let connection = ConnectionId { slot, generation: 1 };
+    fn connect(&mut self, slot: u32) {
+        let client = &mut self.clients[slot as usize];
+        (client.generation, client.is_away) = (client.generation + 1, false);
+        let (connect, connection) = (client.connect.clone(), self.connection(slot));
         let remote = Remote { listener: ListenerId(0), address: None, certificate: None };
         self.shards[slot as usize % 2].handle(Input::Opened { connection, remote }, Instant(0));
+        self.handle(slot, &connect);
+        self.drain();
+    }
+
+    /// The client goes, or comes back to its session.
+    fn go_or_come(&mut self, slot: u32) {
+        if self.clients[slot as usize].is_away {
+            return self.connect(slot);
+        }
+        self.clients[slot as usize].is_away = true;
+        self.unread.retain(|(_, connection, _)| connection.slot != slot);
+        let input = Input::Lost { connection: self.connection(slot), cause: LostCause::Error };
+        self.shards[slot as usize % 2].handle(input, Instant(1));
+        self.drain();
+    }
+
+    /// The client connects and subscribes as chance wants it.
+    fn join(&mut self, slot: u32, subscribes: bool, random: &mut Random) {
+        let version = random.pick(&[4, 4, 5]);
         let properties: &[u8] = match version {
             4 => &[],
             // Maximum Packet Size 30; Topic Alias Maximum 2.
             _ => random.pick(&[&[0], &[0], &[5, 0x27, 0, 0, 0, 30], &[3, 0x22, 0, 2]]),
         };
-        let flags = [&b"\0\x04MQTT"[..], &[version, 2, 0, 0]].concat();
-        self.handle(slot, &packet(0x10, &[&flags, properties, &text(&name(slot))].concat()));
+        let is_clean = version == 5 || random.one_in(2);
+        let flags = [&b"\0\x04MQTT"[..], &[version, u8::from(is_clean) << 1, 0, 0]].concat();
+        let connect = packet(0x10, &[&flags, properties, &text(&name(slot))].concat());
+        self.clients[slot as usize] = Client { version, connect, ..Client::default() };
+        self.connect(slot);
+        if !subscribes {
+            return;
+        }
         // Between a shared subscription and others of the same client there is no order to keep.
         let filters: &[&str] = match random.below(5) {
             0 => &["$share/g/t"],
@@ -219,12 +265,11 @@ impl World {
                 _ => &[0],
             };
             let no_local = version == 5 && !filter.starts_with('$') && random.one_in(2);
-            let options = random.pick(&[0, 1]) | u8::from(no_local) << 2;
+            let options = random.pick(&[0, 1, 2]) | u8::from(no_local) << 2;
             let body = [&[0, id], properties, &text(filter), &[options]].concat();
             self.handle(slot, &packet(0x82, &body));
         }
         self.drain();
-        version
     }
 
     fn outcome(mut self) -> Outcome {
@@ -245,18 +290,19 @@ impl World {
 }
 
 /// What a client publishes at once: mostly runs.
-fn publishes(version: u8, has_qos_1: bool, random: &mut Random) -> Vec<Vec<u8>> {
+fn publishes(version: u8, random: &mut Random) -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
     for _ in 0..=random.below(4) {
         let topic = random.pick(&["t", "t", "t", "u", "nobody"]);
         let len = random.below(40);
-        let qos = if has_qos_1 { random.pick(&[0, 0, 1]) } else { 0 };
+        let qos = random.pick(&[0, 0, 1]);
         for _ in 0..=random.below(12) {
             let len = if random.one_in(6) { random.below(200) } else { len };
             let payload = vec![b'a' + random.below(26) as u8; len];
             let (first, identifier): (u8, &[u8]) = match random.below(20) {
                 0 => (0x31, &[]),
-                1 if has_qos_1 => (0x32, &[0, 1]),
+                1 => (0x32, &[0, 1]),
+                2 => (0x34, random.pick(&[&[0, 8], &[0, 9]])),
                 _ if qos == 1 => (0x32, random.pick(&[&[0, 2], &[0, 3], &[7, 7]])),
                 _ => (0x30, &[]),
             };
@@ -277,13 +323,17 @@ fn publishes(version: u8, has_qos_1: bool, random: &mut Random) -> Vec<Vec<u8>> 
 /// Plays the script of this seed; packets come as they may on TCP, or one by one.
 fn play(seed: u64, is_apart: bool) -> (Outcome, usize) {
     let mut random = Random(seed);
-    // Where a few bytes decide what is dropped, acknowledgements must not be among them.
+    // Where a few bytes decide what is dropped, acknowledgements must not be among them: there
+    // who publishes does not subscribe.
     let is_narrow = random.one_in(2);
+    let publishers = if is_narrow { CLIENTS / 2 } else { CLIENTS };
     let mut world = World::new(is_narrow, &mut random);
-    let versions: Vec<u8> = (0..CLIENTS).map(|slot| world.join(slot, &mut random)).collect();
-    for _ in 0..6 {
-        let slot = random.below(CLIENTS as usize) as u32;
-        let packets = publishes(versions[slot as usize], !is_narrow, &mut random);
+    for slot in 0..CLIENTS {
+        world.join(slot, !is_narrow || slot >= publishers, &mut random);
+    }
+    for _ in 0..8 {
+        let slot = random.below(publishers as usize) as u32;
+        let packets = publishes(world.clients[slot as usize].version, &mut random);
         let bytes = packets.concat();
         let cut = random.below(bytes.len());
         if is_apart {
@@ -297,7 +347,10 @@ fn play(seed: u64, is_apart: bool) -> (Outcome, usize) {
             world.catch_up();
         }
         if random.one_in(2) {
-            world.acknowledge(&versions, is_apart, &mut random);
+            world.acknowledge(is_apart, &mut random);
+        }
+        if random.one_in(2) {
+            world.go_or_come(random.below(CLIENTS as usize) as u32);
         }
     }
     let runs = world.runs_on_the_mesh;
