@@ -417,7 +417,7 @@ impl Shard {
         if let Some(deliveries) = session.peek_deliveries() {
             let shared = deliveries.shared.iter().map(|s| ((&*s.key).into(), s.grant));
             record.subscriptions.extend(shared);
-            record.deliveries.extend(deliveries.inflight.iter().map(inflight_record));
+            record.deliveries.extend(deliveries.inflight.each().map(|sent| inflight_record(&sent)));
             record.deliveries.extend(deliveries.queue.iter().map(|item| DeliveryRecord {
                 serial: item.serial,
                 state: DeliveryState::Queued,

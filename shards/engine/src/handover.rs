@@ -24,7 +24,7 @@ use crate::barrier::Then;
 use crate::durable::{Change, DeliveryItem, RecordOp};
 use crate::envelope::SessionRef;
 use crate::event::Instant;
-use crate::message::{Dropped, Message, Parcel};
+use crate::message::{Dropped, Parcel};
 use crate::session::Extra;
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::SessionId;
@@ -215,7 +215,7 @@ impl Shard {
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         let has = session.peek_deliveries().map(|deliveries| {
-            let numbers = deliveries.messages().map(Message::id);
+            let numbers = deliveries.messages().map(|message| message.id());
             numbers.filter(|&number| number != 0).collect()
         });
         let has = has.unwrap_or_default();

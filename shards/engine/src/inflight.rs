@@ -3,21 +3,24 @@
 //! Invariant: `bytes` is the sum of the sizes of the messages that are still kept.
 //! Scope: session.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::ops::Deref;
+use std::num::NonZeroU16;
 
 use octopus_mqtt::{PacketId, QoS};
 
+use crate::message::Message;
+use crate::run::MessageRun;
 use crate::session::Queued;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Inflight {
     pub(crate) packet_id: PacketId,
     pub(crate) serial: u32,
     pub(crate) state: Sent,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Sent {
     /// PUBLISH is out; PUBACK or PUBREC is awaited.
     Published(Queued),
@@ -25,20 +28,58 @@ pub(crate) enum Sent {
     Released,
 }
 
-/// All that is in flight to one client; to read, it is the list itself.
+/// All that is in flight to one client, in the order it was sent.
 #[derive(Debug, Default)]
 pub(crate) struct Inflights {
     list: VecDeque<Inflight>,
+    /// Sent behind all that is in the list.
+    runs: VecDeque<SentRun>,
+    /// Messages in `runs`.
+    run_count: usize,
     /// Topic plus payload bytes of the messages kept to be sent again.
     bytes: usize,
 }
 
-impl Deref for Inflights {
-    type Target = VecDeque<Inflight>;
+/// A run of QoS 1 whose messages were acknowledged in order so far, if at all: packets of one
+/// length, Packet Identifiers and serials one after the other. Whoever wants to see its messages
+/// one by one moves them to the list.
+#[derive(Debug)]
+pub(crate) struct SentRun {
+    pub(crate) run: MessageRun,
+    /// Of the first message that is not acknowledged.
+    pub(crate) packet_id: PacketId,
+    pub(crate) serial: u32,
+    /// Messages not acknowledged.
+    pub(crate) left: usize,
+    /// Topic plus payload bytes of each.
+    pub(crate) size: usize,
+}
 
-    fn deref(&self) -> &Self::Target {
-        &self.list
+impl SentRun {
+    /// What is left of it, message by message.
+    fn messages(&self) -> impl Iterator<Item = Inflight> {
+        let Self { packet_id, serial, left, .. } = *self;
+        let packets = self.run.packets().skip(self.run.count() - left);
+        let numbers = std::iter::successors(Some((packet_id, serial)), |&(packet_id, serial)| {
+            Some((next_packet_id(packet_id.get()), next_serial(serial)))
+        });
+        packets.zip(numbers).map(|(packet, (packet_id, serial))| {
+            let message = Message::of_run(&self.run, packet.payload_at, packet.payload.len());
+            let (qos, retain, extra) = (QoS::AtLeastOnce, false, None);
+            let state = Sent::Published(Queued { message, qos, retain, serial, extra });
+            Inflight { packet_id, serial, state }
+        })
     }
+}
+
+/// Identifiers are handed out in order, once around without 0.
+pub(crate) fn next_packet_id(last: u16) -> PacketId {
+    PacketId(NonZeroU16::new(last.wrapping_add(1)).unwrap_or(NonZeroU16::MIN))
+}
+
+/// Serials as well.
+pub(crate) fn next_serial(serial: u32) -> u32 {
+    serial.checked_add(1).unwrap_or(1)
 }
 
 impl Sent {
@@ -52,40 +93,99 @@ impl Sent {
 }
 
 impl Inflights {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len() + self.run_count
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(crate) fn push(&mut self, sent: Inflight) {
-        self.push_sized(sent.state.bytes(), sent);
+    /// The identifier that was sent first.
+    #[inline]
+    pub(crate) fn oldest(&self) -> Option<PacketId> {
+        let first_run = || self.runs.front().map(|run| run.packet_id);
+        self.list.front().map(|sent| sent.packet_id).or_else(first_run)
     }
 
-    /// As `push`, of something for which so many bytes are kept.
-    #[inline]
-    pub(crate) fn push_sized(&mut self, bytes: usize, sent: Inflight) {
-        self.bytes += bytes;
+    /// All of them, to be read.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Cow<'_, Inflight>> {
+        let of_runs = self.runs.iter().flat_map(SentRun::messages).map(Cow::Owned);
+        self.list.iter().map(Cow::Borrowed).chain(of_runs)
+    }
+
+    /// All of them one by one, to be found by their place.
+    pub(crate) fn list(&mut self) -> &VecDeque<Inflight> {
+        self.take_apart();
+        &self.list
+    }
+
+    fn take_apart(&mut self) {
+        for run in self.runs.drain(..) {
+            self.list.extend(run.messages());
+        }
+        self.run_count = 0;
+    }
+
+    pub(crate) fn push(&mut self, sent: Inflight) {
+        self.take_apart();
+        self.bytes += sent.state.bytes();
         self.list.push_back(sent);
+    }
+
+    /// As `push` of all of its messages.
+    pub(crate) fn push_run(&mut self, run: SentRun) {
+        self.bytes += run.left * run.size;
+        self.run_count += run.left;
+        self.runs.push_back(run);
     }
 
     /// Takes the oldest message out if this PUBACK is for it, and if it takes no more than that:
     /// nobody picked the client for it. Tells how many bytes were kept for it.
     #[inline]
     pub(crate) fn acknowledge(&mut self, packet_id: [u8; 2]) -> Option<usize> {
-        let oldest = self.list.front()?;
-        let Sent::Published(item) = &oldest.state else { return None };
-        let is_meant = oldest.packet_id.get().to_be_bytes() == packet_id
-            && item.qos == QoS::AtLeastOnce
-            && item.extra.is_none();
-        if !is_meant {
-            return None;
-        }
-        let bytes = item.message.size();
-        self.list.pop_front();
+        let bytes = match self.list.front() {
+            None => self.acknowledge_of_run(packet_id)?,
+            Some(oldest) => {
+                let Sent::Published(item) = &oldest.state else { return None };
+                let is_meant = oldest.packet_id.get().to_be_bytes() == packet_id
+                    && item.qos == QoS::AtLeastOnce
+                    && item.extra.is_none();
+                if !is_meant {
+                    return None;
+                }
+                let bytes = item.message.size();
+                self.list.pop_front();
+                bytes
+            }
+        };
         self.bytes -= bytes;
         Some(bytes)
     }
 
+    #[inline]
+    fn acknowledge_of_run(&mut self, packet_id: [u8; 2]) -> Option<usize> {
+        let run = self.runs.front_mut()?;
+        if run.packet_id.get().to_be_bytes() != packet_id {
+            return None;
+        }
+        let size = run.size;
+        (run.packet_id, run.serial) =
+            (next_packet_id(run.packet_id.get()), next_serial(run.serial));
+        run.left -= 1;
+        self.run_count -= 1;
+        if run.left == 0 {
+            self.runs.pop_front();
+        }
+        Some(size)
+    }
+
     pub(crate) fn remove(&mut self, index: usize) -> Option<Inflight> {
+        self.take_apart();
         let sent = if index == 0 { self.list.pop_front() } else { self.list.remove(index) }?;
         self.bytes -= sent.state.bytes();
         Some(sent)
@@ -93,12 +193,14 @@ impl Inflights {
 
     /// The message at `index` is the client's now; tells what stood there.
     pub(crate) fn release(&mut self, index: usize) -> Sent {
+        self.take_apart();
         let was = std::mem::replace(&mut self.list[index].state, Sent::Released);
         self.bytes -= was.bytes();
         was
     }
 
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Inflight) -> bool) {
+        self.take_apart();
         let bytes = &mut self.bytes;
         self.list.retain(|sent| {
             let is_kept = keep(sent);

@@ -248,13 +248,13 @@ impl Shard {
         let session = self.sessions.find(client).and_then(|id| self.sessions.get(id))?;
         let will = session.will.as_ref();
         let deliveries = session.peek_deliveries();
-        let inflight = deliveries.into_iter().flat_map(|d| d.inflight.iter());
+        let inflight = deliveries.into_iter().flat_map(|d| d.inflight.each());
         let queue = deliveries.into_iter().flat_map(|d| d.queue.iter());
         Some(ClientDetail {
             info: self.client_info(session),
             subscriptions: self.subscriptions_of(session).take(FOUND_MAX).collect(),
             will_topic: will.map(|will| will.topic().into()),
-            inflight: inflight.take(PENDING_MAX).map(PendingInfo::sent).collect(),
+            inflight: inflight.take(PENDING_MAX).map(|sent| PendingInfo::sent(&sent)).collect(),
             queue: queue.take(PENDING_MAX).map(PendingInfo::waits).collect(),
             incidents: self.recent.about(client, INCIDENTS_MAX),
             now: self.now,

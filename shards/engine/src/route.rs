@@ -411,7 +411,7 @@ impl Shard {
         let Some(deliveries) = found.deliveries_if_any() else { return };
         let Some(index) = deliveries.position(packet_id) else { return };
         let is_resent_later = index >= deliveries.inflight.len() - deliveries.unsent;
-        let Sent::Published(item) = &deliveries.inflight[index].state else { return };
+        let Sent::Published(item) = &deliveries.inflight.list()[index].state else { return };
         if is_resent_later {
             return;
         }
@@ -530,8 +530,8 @@ impl Shard {
         let deliveries = session.deliveries();
         let index = deliveries.inflight.len() - deliveries.unsent;
         deliveries.unsent -= 1;
-        let packet_id = deliveries.inflight[index].packet_id;
-        let item = match &deliveries.inflight[index].state {
+        let packet_id = deliveries.inflight.list()[index].packet_id;
+        let item = match &deliveries.inflight.list()[index].state {
             Sent::Published(item) => item.clone(),
             Sent::Released => {
                 let Some(at) = at else { return };

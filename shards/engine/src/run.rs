@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use octopus_mqtt::{
-    AckKind, MessageProperties, PacketType, PublishRun, QoS, ReasonCode, RunShape, TopicName,
-    Version,
+    AckKind, MessageProperties, PacketId, PacketType, PublishRun, QoS, ReasonCode, RunPacket,
+    RunPackets, RunShape, TopicName, Version,
 };
 
 use crate::envelope::{Envelope, ShardId};
 use crate::event::{ConnectionId, Instant};
 use crate::handle::publish::{has_more_levels, may_publish};
-use crate::inflight::{Inflight, Sent};
+use crate::inflight::{Inflight, Sent, SentRun, next_packet_id};
 use crate::interest::PeerSet;
 use crate::memory::MemoryLevel;
 use crate::message::{Message, Parcel};
@@ -54,6 +54,11 @@ impl MessageRun {
     /// Messages in it.
     pub fn count(&self) -> usize {
         self.0.shape.count
+    }
+
+    /// Its packets as they came from the publisher.
+    pub(crate) fn packets(&self) -> RunPackets<'_> {
+        PublishRun::of(&self.0.bytes, self.0.shape).packets()
     }
 
     pub(crate) fn bytes(&self) -> &Bytes {
@@ -308,7 +313,7 @@ impl Shard {
         let out = lend(connection, &mut self.spare);
         if qos == QoS::AtLeastOnce {
             let run = parcel.owned().clone();
-            send_run(&run, &parcel.run, out, session.deliveries());
+            send_run(run, &parcel.run, size, out, session.deliveries());
             self.stats.inflight += count as u64;
             self.stats.inflight_bytes += size as u64;
             self.stats.ledger.queue_all(count as u64);
@@ -363,24 +368,39 @@ impl Shard {
 
 /// Writes a run of QoS 1 with Packet Identifiers of this session's, and notes its messages as
 /// sent.
+///
+/// - `size`: topic plus payload bytes of all of them.
 fn send_run(
-    kept: &MessageRun,
+    kept: MessageRun,
     run: &PublishRun<'_>,
+    size: usize,
     out: &mut Vec<u8>,
     deliveries: &mut Deliveries,
 ) {
-    let (start, topic_len) = (out.len(), run.topic().as_str().len());
+    let start = out.len();
     out.extend_from_slice(run.bytes());
     let written = &mut out[start..];
-    for packet in run.packets() {
-        let packet_id = deliveries.next_packet_id().expect(QUOTA_LEAVES_IDS);
+    let mut write_id = |packet: &RunPacket<'_>, packet_id: PacketId| {
         let place = packet.packet_id_at..packet.packet_id_at + 2;
         written[place].copy_from_slice(&packet_id.get().to_be_bytes());
+    };
+    let RunShape { count, is_even, .. } = run.shape();
+    if is_even && let Some((packet_id, serial)) = deliveries.next_numbers(count) {
+        let mut next = packet_id;
+        for packet in run.packets() {
+            write_id(&packet, next);
+            next = next_packet_id(next.get());
+        }
+        let run = SentRun { run: kept, packet_id, serial, left: count, size: size / count };
+        return deliveries.inflight.push_run(run);
+    }
+    for packet in run.packets() {
+        let packet_id = deliveries.next_packet_id().expect(QUOTA_LEAVES_IDS);
+        write_id(&packet, packet_id);
         let serial = deliveries.next_serial();
         let (qos, retain, extra) = (QoS::AtLeastOnce, false, None);
-        let message = Message::of_run(kept, packet.payload_at, packet.payload.len());
+        let message = Message::of_run(&kept, packet.payload_at, packet.payload.len());
         let item = Queued { message, qos, retain, serial, extra };
-        let sent = Inflight { packet_id, serial, state: Sent::Published(item) };
-        deliveries.inflight.push_sized(topic_len + packet.payload.len(), sent);
+        deliveries.inflight.push(Inflight { packet_id, serial, state: Sent::Published(item) });
     }
 }

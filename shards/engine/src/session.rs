@@ -13,7 +13,7 @@ use octopus_mqtt::{PacketId, QoS};
 use crate::envelope::SessionRef;
 use crate::event::{ConnectionId, Instant};
 use crate::handover::Moving;
-use crate::inflight::{Inflights, Sent};
+use crate::inflight::{Inflights, Sent, next_packet_id, next_serial};
 use crate::message::Message;
 use crate::slots::Slots;
 use crate::subscriptions::{FilterId, Grant, SessionId};
@@ -197,15 +197,36 @@ impl Deliveries {
             return None;
         }
         loop {
-            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-            let id = PacketId::new(self.last_packet_id)?;
+            let id = next_packet_id(self.last_packet_id);
+            self.last_packet_id = id.get();
             // Identifiers are handed out in order, so until the oldest one in flight is met
             // again none can be in use.
-            self.lapped |= self.inflight.front().is_some_and(|oldest| oldest.packet_id == id);
-            if !self.lapped || self.inflight.iter().all(|sent| sent.packet_id != id) {
+            self.lapped |= self.inflight.oldest() == Some(id);
+            if !self.lapped || self.inflight.list().iter().all(|sent| sent.packet_id != id) {
                 return Some(id);
             }
         }
+    }
+
+    /// Packet Identifiers and serials for so many messages, in a row: the first of each. `None`
+    /// if one of the identifiers may be in flight.
+    pub(crate) fn next_numbers(&mut self, count: usize) -> Option<(PacketId, u32)> {
+        const IDS: usize = u16::MAX as usize;
+        self.lapped &= !self.inflight.is_empty();
+        let last = usize::from(self.last_packet_id);
+        // So many can be handed out until the oldest is met again.
+        let free = self
+            .inflight
+            .oldest()
+            .map_or(IDS, |oldest| (usize::from(oldest.get()) + 2 * IDS - last - 1) % IDS);
+        if self.lapped || count > free {
+            return None;
+        }
+        let first = (next_packet_id(self.last_packet_id), self.next_serial());
+        self.last_packet_id = ((last + count - 1) % IDS + 1) as u16;
+        let serial = u64::from(first.1) + count as u64 - 2;
+        self.last_serial = (serial % u64::from(u32::MAX) + 1) as u32;
+        Some(first)
     }
 
     /// Nothing waits, and nothing ever did.
@@ -226,7 +247,7 @@ impl Deliveries {
 
     /// The next place in the session's order; never 0.
     pub(crate) fn next_serial(&mut self) -> u32 {
-        self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
+        self.last_serial = next_serial(self.last_serial);
         self.last_serial
     }
 
@@ -251,16 +272,17 @@ impl Deliveries {
 
     /// Where in `inflight` this identifier is; acknowledgements mostly come in order. Until the
     /// identifiers have lapped they ascend from the oldest on, once around at most.
-    pub(crate) fn position(&self, id: PacketId) -> Option<usize> {
-        let oldest = self.inflight.front()?.packet_id;
+    pub(crate) fn position(&mut self, id: PacketId) -> Option<usize> {
+        let inflight = self.inflight.list();
+        let oldest = inflight.front()?.packet_id;
         if oldest == id {
             return Some(0);
         }
         if self.lapped {
-            return self.inflight.iter().position(|sent| sent.packet_id == id);
+            return inflight.iter().position(|sent| sent.packet_id == id);
         }
         let distance = |id: PacketId| id.get().wrapping_sub(oldest.get());
-        self.inflight.binary_search_by_key(&distance(id), |sent| distance(sent.packet_id)).ok()
+        inflight.binary_search_by_key(&distance(id), |sent| distance(sent.packet_id)).ok()
     }
 
     /// Notes a QoS 2 identifier as received; `false` if it was already [MQTT-4.3.3-10].
@@ -303,12 +325,12 @@ impl Deliveries {
     }
 
     /// The messages of these that are still here: not those that the client has released.
-    pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
-        let sent = self.inflight.iter().filter_map(|sent| match &sent.state {
-            Sent::Published(item) => Some(item),
+    pub(crate) fn messages(&self) -> impl Iterator<Item = Message> {
+        let sent = self.inflight.each().filter_map(|sent| match &sent.state {
+            Sent::Published(item) => Some(item.message.clone()),
             Sent::Released => None,
         });
-        sent.chain(&self.queue).map(|item| &item.message)
+        sent.chain(self.queue.iter().map(|item| item.message.clone()))
     }
 
     /// Messages that have not reached the client, as the ledger counts them.
@@ -456,6 +478,42 @@ mod tests {
         assert_eq!(deliveries.next_packet_id(), None);
         deliveries.inflight.remove(100);
         assert_eq!(deliveries.next_packet_id(), Some(id(101)));
+    }
+
+    #[test]
+    fn numbers_in_a_row_are_those_that_come_one_by_one() {
+        let mut random = crate::testing::Random(7);
+        for _ in 0..300 {
+            let start =
+                random.pick(&["0", "1", "65500", "65534", "65535"]).parse().expect("a number");
+            let serials = random.pick(&["0", "4294967290", "4294967295"]).parse().expect("one");
+            let at = |last_packet_id| Deliveries {
+                last_packet_id,
+                last_serial: serials,
+                ..Deliveries::default()
+            };
+            let (mut row, mut single) = (at(start), at(start));
+            for _ in 0..6 {
+                let count = 1 + random.below(40_000) as usize;
+                let first = row.next_numbers(count);
+                let free = usize::from(u16::MAX) - single.inflight.len();
+                assert_eq!(first.is_some(), count <= free, "{count} with {free} free");
+                let Some(first) = first else { break };
+                for at in 0..count {
+                    let numbers =
+                        (single.next_packet_id().expect("one is free"), single.next_serial());
+                    assert!(at > 0 || numbers == first);
+                    single.inflight.push(released(numbers.0));
+                    row.inflight.push(released(numbers.0));
+                }
+                assert_eq!(row.last_packet_id, single.last_packet_id);
+                assert_eq!(row.last_serial, single.last_serial);
+                for _ in 0..random.below(count as u64) {
+                    single.inflight.remove(0);
+                    row.inflight.remove(0);
+                }
+            }
+        }
     }
 
     #[test]

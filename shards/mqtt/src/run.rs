@@ -34,7 +34,7 @@ pub struct RunShape {
     /// Bytes of all payloads.
     pub payload_bytes: usize,
     /// All packets have one length.
-    is_even: bool,
+    pub is_even: bool,
 }
 
 /// One packet of a run.

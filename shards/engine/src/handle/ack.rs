@@ -44,7 +44,7 @@ impl Shard {
             && let Some(deliveries) = found.deliveries_if_any()
             && let Some(index) = deliveries.position(ack.packet_id)
         {
-            let sent = &deliveries.inflight[index];
+            let sent = &deliveries.inflight.list()[index];
             let is_ours = match &sent.state {
                 Sent::Published(item) => is_qos2(item),
                 Sent::Released => true,
@@ -89,9 +89,9 @@ impl Shard {
         if let Some(found) = self.sessions.get_mut(session)
             && let Some(deliveries) = found.deliveries_if_any()
             && let Some(index) = deliveries.position(ack.packet_id)
-            && matches!(deliveries.inflight[index].state, Sent::Released)
+            && matches!(deliveries.inflight.list()[index].state, Sent::Released)
         {
-            let serial = deliveries.inflight[index].serial;
+            let serial = deliveries.inflight.list()[index].serial;
             deliveries.remove_inflight(index);
             self.stats.inflight -= 1;
             self.stats.ledger.settle();
@@ -115,7 +115,7 @@ impl Shard {
     ) -> Option<Queued> {
         let deliveries = self.sessions.get_mut(session)?.deliveries_if_any()?;
         let index = deliveries.position(packet_id)?;
-        match &deliveries.inflight[index].state {
+        match &deliveries.inflight.list()[index].state {
             Sent::Published(item) if is_meant(item) => {}
             _ => return None,
         }
