@@ -119,18 +119,28 @@ impl Inflights {
     }
 
     /// All of them one by one, to be found by their place.
+    #[inline]
     pub(crate) fn list(&mut self) -> &VecDeque<Inflight> {
         self.take_apart();
         &self.list
     }
 
+    #[inline]
     fn take_apart(&mut self) {
+        if self.run_count > 0 {
+            self.list_runs();
+        }
+    }
+
+    #[cold]
+    fn list_runs(&mut self) {
         for run in self.runs.drain(..) {
             self.list.extend(run.messages());
         }
         self.run_count = 0;
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, sent: Inflight) {
         self.take_apart();
         self.bytes += sent.state.bytes();
