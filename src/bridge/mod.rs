@@ -7,6 +7,9 @@
 //! not taken in), `work` (the tasks that wait for Redis), `keys`, `link` and `members` (names,
 //! the connection, the lease), `compat` (the predecessor's JSON).
 //!
+//! In a Redis Cluster all of it goes by the one master that serves the group's slot (`link`), but
+//! for QoS 0, which spreads over the masters (`Bridge::spread`, `Work::spread`).
+//!
 //! Promises. A SUBACK leaves when every live node knows the subscription. QoS 0 crosses at most
 //! once, by pub/sub. QoS 1 and 2 are acknowledged when they are in the inbox stream of every node
 //! that wants them, and stay there until its shards have them. Within each of the two, one
