@@ -216,7 +216,7 @@ impl Redis {
 
     /// How often a command was called since the server started.
     pub(super) fn calls(&self, command: &str) -> Result<u64, Failed> {
-        let mut connection = self.connection()?;
+        let mut connection = self.own_connection()?;
         let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut connection)?;
         let prefix = format!("cmdstat_{command}:calls=");
         let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
