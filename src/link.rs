@@ -6,7 +6,17 @@
 //! repeated here, because only the caller knows whether it may be: an error means that it was
 //! carried out or not.
 //!
+//! In a Redis Cluster everything of a group is in one slot, by the tag in its names, so the link
+//! is to one master: that of this slot. That it serves another slot now, or none, is the same as
+//! its being lost. While the slot moves to another master key by key, no script of ours may run,
+//! because it would find some of its keys and not others: every script names a key that never
+//! exists (`guard`), and so Redis refuses it before it begins. What is published for one node
+//! only, and may be lost, does not go by this link but spreads over all masters
+//! ([`Link::spread`]).
+//!
 //! Scope: node. All of it runs on the control plane's thread; no shard waits for it.
+
+pub(crate) mod cluster;
 
 use std::{
     fmt,
@@ -26,6 +36,7 @@ use redis::{
 };
 use tokio::sync::{Notify, mpsc, watch};
 
+use self::cluster::Masters;
 use crate::config;
 
 /// Between two looks whether Redis still answers.
@@ -33,6 +44,10 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// Wait before the second attempt to connect; doubles up to `BACK_OFF_MAX`.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+/// Between two looks whether a channel is still served where it is listened to, and how long one
+/// may take.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+const CHECK_MAX: Duration = Duration::from_secs(2);
 
 /// Whether Redis can be reached. Scope: node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +73,17 @@ pub enum LinkError {
     Away,
     /// What Redis or the way to it said. The command may have been carried out.
     Redis(RedisError),
+}
+
+impl LinkError {
+    /// Whether it says that Redis could not be reached, or that it was not the right one; not
+    /// that the command was wrong.
+    pub fn is_of_the_link(&self) -> bool {
+        match self {
+            Self::Away => true,
+            Self::Redis(error) => is_of_the_link(error),
+        }
+    }
 }
 
 impl fmt::Display for LinkError {
@@ -100,10 +126,18 @@ enum Dialer {
     Direct(Client),
     /// Asks the Sentinels for the master at every attempt. The client needs `&mut`.
     Sentinel(tokio::sync::Mutex<SentinelClient>),
+    /// The master of the slot that `guard` is in, a key that never exists.
+    Cluster {
+        masters: Masters,
+        guard: String,
+    },
 }
 
 /// Where it is looked for, by the keys that say so.
 fn place(config: &config::Redis) -> String {
+    if !config.cluster.nodes.is_empty() {
+        return format!("redis.cluster.nodes {}", config.cluster.nodes.join(","));
+    }
     match config.sentinel.nodes.is_empty() {
         true => format!("redis.host {}, redis.port {}", config.host, config.port),
         false => format!(
@@ -118,11 +152,13 @@ impl Link {
     /// A link that begins to connect at once and goes on for as long as the runtime lives.
     /// Call it on the control plane's runtime.
     ///
+    /// - `guard`: a key that never exists, in a Redis Cluster in the slot of all others.
+    ///
     /// # Errors
     /// What in `config` no connection can be made of.
-    pub fn open(config: &config::Redis) -> Result<Self, LinkError> {
+    pub fn open(config: &config::Redis, guard: &str) -> Result<Self, LinkError> {
         let link = Self(Arc::new(Shared {
-            dialer: Dialer::new(config)?,
+            dialer: Dialer::new(config, guard)?,
             place: place(config),
             state: watch::Sender::new(LinkState::Away),
             current: Mutex::new(None),
@@ -142,6 +178,19 @@ impl Link {
 
     pub fn is_up(&self) -> bool {
         self.0.state.borrow().is_up()
+    }
+
+    /// What every script has to name among its keys; `None`: nothing.
+    pub fn guard(&self) -> Option<&str> {
+        match &self.0.dialer {
+            Dialer::Cluster { guard, .. } => Some(guard),
+            Dialer::Direct(_) | Dialer::Sentinel(_) => None,
+        }
+    }
+
+    /// Whether what may be lost goes by [`Link::spread`].
+    pub fn is_spread(&self) -> bool {
+        matches!(self.0.dialer, Dialer::Cluster { .. })
     }
 
     /// Commands sent since the start; pipelines count each of theirs.
@@ -173,11 +222,14 @@ impl Link {
         self.told(pipeline.query_async(&mut connection).await)
     }
 
-    /// A script, loaded when Redis does not know it.
+    /// A script, loaded when Redis does not know it. The guard is added to its keys.
     pub async fn script<T: FromRedisValue>(
         &self,
-        script: &ScriptInvocation<'_>,
+        script: &mut ScriptInvocation<'_>,
     ) -> Result<T, LinkError> {
+        if let Some(guard) = self.guard() {
+            script.key(guard);
+        }
         let mut connection = self.connection(1)?;
         self.told(script.invoke_async(&mut connection).await)
     }
@@ -189,13 +241,57 @@ impl Link {
         Ok(self.0.dialer.dial(&config).await?)
     }
 
-    /// A connection that listens to `channels`.
-    pub async fn subscribe(&self, channels: &[&str]) -> Result<Subscription, LinkError> {
+    /// A connection that listens to channels.
+    ///
+    /// - `own`: the group's, all in its slot.
+    /// - `outside`: those on which others publish, who know nothing of slots.
+    pub async fn subscribe(
+        &self,
+        own: &[String],
+        outside: &[String],
+    ) -> Result<Subscription, LinkError> {
         let (sender, pushes) = mpsc::unbounded_channel();
         let config = AsyncConnectionConfig::new().set_push_sender(sender);
         let mut connection = self.0.dialer.dial(&config).await?;
-        connection.subscribe(channels).await?;
-        Ok(Subscription { _connection: connection, pushes })
+        let mut check = None;
+        if let Some(guard) = self.guard() {
+            for channel in own {
+                ssubscribe(channel).query_async::<()>(&mut connection).await?;
+            }
+            check = Some(exists(guard));
+        } else {
+            connection.subscribe(own).await?;
+        }
+        if !outside.is_empty() {
+            connection.subscribe(outside).await?;
+        }
+        Ok(Subscription::new(connection, pushes, check))
+    }
+
+    /// A connection that listens to what is published by [`Link::spread`] on one channel.
+    pub async fn subscribe_spread(&self, channel: &str) -> Result<Subscription, LinkError> {
+        let Dialer::Cluster { masters, .. } = &self.0.dialer else {
+            return self.subscribe(&[channel.to_owned()], &[]).await;
+        };
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let config = AsyncConnectionConfig::new().set_push_sender(sender);
+        let slot = cluster::slot_of(channel);
+        let connection = masters.dial(slot, &config, &ssubscribe(channel)).await?;
+        // A key of the channel's name is in its slot.
+        Ok(Subscription::new(connection, pushes, Some(exists(channel))))
+    }
+
+    /// Publishes at the master of the channel's slot, whichever that is; only where
+    /// [`Link::is_spread`]. Beside the link: whether that is up says nothing about it. What is
+    /// published may come twice if the slot moves meanwhile.
+    pub async fn spread(&self, channel: &str, payloads: &[bytes::Bytes]) -> Result<(), LinkError> {
+        let Dialer::Cluster { masters, .. } = &self.0.dialer else { return Err(LinkError::Away) };
+        self.0.operations.fetch_add(payloads.len() as u64, Ordering::Relaxed);
+        let mut pipeline = redis::pipe();
+        for payload in payloads {
+            pipeline.cmd("SPUBLISH").arg(channel).arg(&payload[..]).ignore();
+        }
+        Ok(masters.run(channel, &pipeline).await?)
     }
 
     fn connection(&self, operations: u64) -> Result<MultiplexedConnection, LinkError> {
@@ -215,19 +311,54 @@ impl Link {
     }
 }
 
+fn ssubscribe(channel: &str) -> Cmd {
+    let mut command = redis::cmd("SSUBSCRIBE");
+    command.arg(channel);
+    command
+}
+
+fn exists(key: &str) -> Cmd {
+    let mut command = redis::cmd("EXISTS");
+    command.arg(key);
+    command
+}
+
 /// What is published on the channels of one [`Link::subscribe`].
 pub struct Subscription {
-    _connection: MultiplexedConnection,
+    connection: MultiplexedConnection,
     pushes: mpsc::UnboundedReceiver<PushInfo>,
+    /// In a Redis Cluster: what fails where the channels are not served.
+    check: Option<Cmd>,
+    checked_at: tokio::time::Instant,
 }
 
 impl Subscription {
-    /// Channel and payload of the next message; `None` when the connection is lost.
+    fn new(
+        connection: MultiplexedConnection,
+        pushes: mpsc::UnboundedReceiver<PushInfo>,
+        check: Option<Cmd>,
+    ) -> Self {
+        Self { connection, pushes, check, checked_at: tokio::time::Instant::now() }
+    }
+
+    /// Channel and payload of the next message; `None` when the connection is lost, or when it
+    /// is not the right one any more.
     pub async fn next(&mut self) -> Option<(String, Vec<u8>)> {
         loop {
-            let push = self.pushes.recv().await?;
+            let push = tokio::select! {
+                push = self.pushes.recv() => push?,
+                () = tokio::time::sleep_until(self.checked_at + CHECK_INTERVAL),
+                    if self.check.is_some() =>
+                {
+                    if !self.holds().await {
+                        return None;
+                    }
+                    continue;
+                }
+            };
             match push.kind {
-                PushKind::Disconnection => return None,
+                // A channel whose slot has moved is unsubscribed.
+                PushKind::Disconnection | PushKind::SUnsubscribe => return None,
                 PushKind::Message | PushKind::SMessage => {
                     if let Some(message) = message_of(push.data) {
                         return Some(message);
@@ -235,6 +366,21 @@ impl Subscription {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+impl Subscription {
+    /// Whether the channels are still served here.
+    async fn holds(&mut self) -> bool {
+        self.checked_at = tokio::time::Instant::now();
+        let Some(check) = &self.check else { return true };
+        let answer = check.query_async::<Value>(&mut self.connection);
+        match tokio::time::timeout(CHECK_MAX, answer).await {
+            Ok(Ok(_)) => true,
+            // As long as it is on its way to another master, it is served here.
+            Ok(Err(error)) => error.code() == Some("ASK") || !is_of_the_link(&error),
+            Err(_) => false,
         }
     }
 }
@@ -250,12 +396,14 @@ fn message_of(data: Vec<Value>) -> Option<(String, Vec<u8>)> {
 }
 
 /// Whether an error says that this connection cannot be used, and not just that a command was
-/// wrong. A master that has become a replica counts: Sentinel names another one.
+/// wrong. A master that has become a replica counts: Sentinel names another one; and in a Redis
+/// Cluster one that does not serve the slot, or not all of it.
 fn is_of_the_link(error: &RedisError) -> bool {
     let is_server = |code: &str| error.code() == Some(code);
     error.is_io_error()
         || error.is_connection_dropped()
         || error.is_timeout()
+        || error.is_cluster_error()
         || error.kind() == ErrorKind::AuthenticationFailed
         || ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"].into_iter().any(is_server)
 }
@@ -298,11 +446,19 @@ async fn watch_over(shared: &Shared, mut connection: MultiplexedConnection) {
             () = shared.failed.notified() => return,
             () = tokio::time::sleep(PING_INTERVAL) => {}
         }
-        // A replica answers PING as well; ROLE tells when the master has become one.
         let asked_at = Instant::now();
+        if let Dialer::Cluster { guard, .. } = &shared.dialer {
+            // A replica, or a master of other slots, does not answer it.
+            let answer: Result<Value, _> = exists(guard).query_async(&mut connection).await;
+            shared.took(asked_at);
+            if answer.is_err_and(|error| is_of_the_link(&error)) {
+                return;
+            }
+            continue;
+        }
+        // A replica answers PING as well; ROLE tells when the master has become one.
         let role: Result<Vec<Value>, _> = redis::cmd("ROLE").query_async(&mut connection).await;
-        let us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-        shared.round_trip_us.store(us, Ordering::Relaxed);
+        shared.took(asked_at);
         match role {
             Ok(role) if role.first() == Some(&Value::BulkString(b"master".to_vec())) => {}
             Ok(_) => return,
@@ -324,10 +480,19 @@ impl Shared {
         *current.unwrap_or_else(std::sync::PoisonError::into_inner) = connection;
         self.state.send_replace(state);
     }
+
+    /// Redis has answered what it was asked then.
+    fn took(&self, asked_at: Instant) {
+        let us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.round_trip_us.store(us, Ordering::Relaxed);
+    }
 }
 
 impl Dialer {
-    fn new(config: &config::Redis) -> Result<Self, RedisError> {
+    fn new(config: &config::Redis, guard: &str) -> Result<Self, RedisError> {
+        if !config.cluster.nodes.is_empty() {
+            return Ok(Self::Cluster { masters: Masters::new(config), guard: guard.to_owned() });
+        }
         if config.sentinel.nodes.is_empty() {
             return Ok(Self::Direct(Client::open(address(config)?)?));
         }
@@ -371,6 +536,9 @@ impl Dialer {
             Self::Sentinel(client) => {
                 client.lock().await.get_async_connection_with_config(config).await
             }
+            Self::Cluster { masters, guard } => {
+                masters.dial(cluster::slot_of(guard), config, &exists(guard)).await
+            }
         }
     }
 }
@@ -389,6 +557,11 @@ fn address(config: &config::Redis) -> Result<ConnectionInfo, RedisError> {
         false => ConnectionAddr::Tcp(host, port),
         true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
     };
+    Ok(address.into_connection_info()?.set_redis_settings(settings(config)))
+}
+
+/// How we present ourselves to any Redis.
+fn settings(config: &config::Redis) -> RedisConnectionInfo {
     let mut settings = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_db(i64::from(config.database));
@@ -398,5 +571,5 @@ fn address(config: &config::Redis) -> Result<ConnectionInfo, RedisError> {
     if !config.password.is_empty() {
         settings = settings.set_password(config.password.reveal());
     }
-    Ok(address.into_connection_info()?.set_redis_settings(settings))
+    settings
 }

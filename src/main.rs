@@ -104,7 +104,8 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let handle = node.take_hub().expect("taken once");
         let store = joined.as_ref().map(|joined| {
             let settings = store::Settings::new(config, incarnation, node.shards(), seed);
-            store::start(settings, joined.link().clone(), handle.sender())
+            let (link, kept_until) = (joined.link().clone(), joined.kept_until().clone());
+            store::start(settings, link, handle.sender(), kept_until)
         });
         let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed).await;
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);

@@ -107,14 +107,6 @@ pub fn start(config: &Config, seed: u64) -> Result<Node, StartError> {
 
 /// Refuses what would be accepted and not done.
 fn refuse_unsupported(config: &Config) -> Result<(), StartError> {
-    if !config.redis.cluster.nodes.is_empty() {
-        let key = "redis.cluster.nodes".to_owned();
-        return Err(StartError::NotSupported {
-            key,
-            value: "a Redis Cluster",
-            supported: "redis.host or redis.sentinel",
-        });
-    }
     let in_redis = config.broker.storage.named().into_iter().find(|(_, s)| *s == Storage::Redis);
     if let Some((kind, _)) = in_redis.filter(|_| config.broker.group.is_empty()) {
         let key = format!("broker.storage.{kind}");

@@ -139,7 +139,7 @@ impl GroupBans {
         let script = Script::new(READ);
         let mut call = script.key(&self.bans);
         call.key(&self.version).arg(&known);
-        let answer: Vec<Value> = self.link.script(&call).await?;
+        let answer: Vec<Value> = self.link.script(&mut call).await?;
         let texts: Vec<String> = answer.iter().filter_map(text_of).collect();
         let Some((version, bans)) = texts.split_first() else { return Ok(Seen::Same) };
         if *version == known {
@@ -161,7 +161,7 @@ impl GroupBans {
         let time = time.map_or_else(String::new, |time| time.as_millis().to_string());
         let mut call = script.key(&self.bans);
         call.key(&self.version).arg(target.to_string()).arg(time).arg(reach.word());
-        self.link.script::<i64>(&call).await.map(drop)
+        self.link.script::<i64>(&mut call).await.map(drop)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Accounts in Redis: a hash `<prefix>:<user>` with the field `password_hash`, written as in
-//! the password file, and if wanted `acl`, lines of `[read|write|readwrite|deny] <topic>`.
+//! the password file, and if wanted `acl`, lines of `[read|write|readwrite|deny] <topic>`. In a
+//! Redis Cluster each account is where its own key's slot is.
+
+use std::collections::HashMap;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{
@@ -10,11 +13,22 @@ use tokio::sync::Mutex;
 use super::acl::{Template, access_and_topic};
 use super::password::Stored;
 use crate::config;
+use crate::link::cluster::Masters;
 
-/// The way to the accounts: one connection that is made anew when it breaks. Scope: node.
+/// The way to the accounts. Scope: node.
 pub(crate) struct Accounts {
-    client: Client,
+    way: Way,
     prefix: String,
+}
+
+enum Way {
+    One(One),
+    Cluster(Masters),
+}
+
+/// One connection that is made anew when it breaks.
+struct One {
+    client: Client,
     timeouts: ConnectionManagerConfig,
     connection: Mutex<Option<ConnectionManager>>,
 }
@@ -29,6 +43,41 @@ impl Accounts {
     /// # Errors
     /// That the address is none.
     pub(crate) fn new(redis: &config::Redis, prefix: &str) -> Result<Self, String> {
+        let way = match redis.is_cluster() {
+            true => Way::Cluster(Masters::new(redis)),
+            false => Way::One(One::new(redis)?),
+        };
+        Ok(Self { way, prefix: prefix.to_owned() })
+    }
+
+    /// The account of `user`; `None` if Redis has none.
+    ///
+    /// # Errors
+    /// That Redis could not be asked, or has something there that is no account.
+    pub(crate) async fn get(&self, user: &str) -> Result<Option<Account>, String> {
+        let key = format!("{}:{user}", self.prefix);
+        let fields = self.fields(&key).await.map_err(|error| error.to_string())?;
+        let Some(hash) = fields.get("password_hash") else { return Ok(None) };
+        let stored = Stored::parse(hash).ok_or_else(|| format!("{key}: no known hash"))?;
+        let rules = fields.get("acl").map(|text| rules(text).ok_or_else(|| format!("{key}: acl")));
+        Ok(Some(Account { stored, rules: rules.transpose()? }))
+    }
+
+    async fn fields(&self, key: &str) -> redis::RedisResult<HashMap<String, String>> {
+        match &self.way {
+            Way::One(one) => one.connection().await?.hgetall(key).await,
+            Way::Cluster(masters) => {
+                let mut command = redis::pipe();
+                command.cmd("HGETALL").arg(key);
+                let [fields] = masters.run(key, &command).await?;
+                Ok(fields)
+            }
+        }
+    }
+}
+
+impl One {
+    fn new(redis: &config::Redis) -> Result<Self, String> {
         let address = ConnectionAddr::Tcp(redis.host.clone(), redis.port);
         let mut account = RedisConnectionInfo::default().set_db(i64::from(redis.database));
         if !redis.username.is_empty() {
@@ -46,24 +95,9 @@ impl Accounts {
             .set_number_of_retries(1);
         Ok(Self {
             client: client.map_err(|error| error.to_string())?,
-            prefix: prefix.to_owned(),
             timeouts,
             connection: Mutex::new(None),
         })
-    }
-
-    /// The account of `user`; `None` if Redis has none.
-    ///
-    /// # Errors
-    /// That Redis could not be asked, or has something there that is no account.
-    pub(crate) async fn get(&self, user: &str) -> Result<Option<Account>, String> {
-        let mut connection = self.connection().await.map_err(|error| error.to_string())?;
-        let key = format!("{}:{user}", self.prefix);
-        let fields = connection.hgetall(&key).await.map_err(|error| error.to_string())?;
-        let Some(hash) = fields.get("password_hash") else { return Ok(None) };
-        let stored = Stored::parse(hash).ok_or_else(|| format!("{key}: no known hash"))?;
-        let rules = fields.get("acl").map(|text| rules(text).ok_or_else(|| format!("{key}: acl")));
-        Ok(Some(Account { stored, rules: rules.transpose()? }))
     }
 
     async fn connection(&self) -> redis::RedisResult<ConnectionManager> {

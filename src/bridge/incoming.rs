@@ -41,6 +41,12 @@ impl Bridge {
             Event::Seen => self.see_group(),
             Event::Written { ops, result } => self.on_written(ops, result),
             Event::Listening => self.listening(),
+            Event::ListeningFast => self.is_listening_fast = true,
+            Event::Spread { node } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.is_spreading = false;
+                }
+            }
             Event::Heard { channel, payload } => self.heard(&channel, &payload),
             Event::Interest { node, found } => self.loaded(&node, &found),
             Event::Inbox(entries) => self.take_inbox(&entries),
@@ -128,6 +134,7 @@ impl Bridge {
             entries: HashSet::new(),
             later: Vec::new(),
             is_loading: false,
+            is_spreading: false,
             missing_since: None,
         };
         self.nodes.insert(name.to_owned(), node);
@@ -149,12 +156,12 @@ impl Bridge {
 
     // --- what nodes want ---
 
-    /// What was said while nobody listened is asked again.
+    /// What was said while nobody listened is asked again; also what the others said to know.
     fn listening(&mut self) {
         self.is_listening = true;
         self.see_group();
         self.load_all();
-        if self.known.is_asked() || self.ready.is_some() {
+        if self.ready.is_some() || !self.is_all_known() {
             self.tell_all_interest();
         }
     }

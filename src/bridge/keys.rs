@@ -1,16 +1,39 @@
 //! Names of what a group keeps in Redis; the one place they are written.
 //!
 //! The predecessor's names stand as they were; what it never had is below `<GROUP>:V2:`.
+//!
+//! In a Redis Cluster the group is written `{<GROUP>}`, so that all its keys are in one slot, and
+//! with them its channels. Only the channels of fast frames are not: each is in a slot of its own.
+//! How the group is written, [`Config::group_tag`] says, for here and for the store.
+
+use crate::config::Config;
 
 /// Key and channel names of one group.
 #[derive(Clone, Debug)]
 pub struct Keys {
     group: Box<str>,
+    /// The group as names in Redis have it.
+    tag: Box<str>,
+    publish: &'static str,
 }
 
 impl Keys {
-    pub fn new(group: &str) -> Self {
-        Self { group: group.into() }
+    pub fn new(config: &Config) -> Self {
+        Self {
+            group: config.broker.group.as_str().into(),
+            tag: config.group_tag().into(),
+            publish: config.redis.publish_command(),
+        }
+    }
+
+    /// The command that publishes on the group's own channels.
+    pub fn publish(&self) -> &'static str {
+        self.publish
+    }
+
+    /// A key that never exists; see [`super::link`].
+    pub fn guard(&self) -> String {
+        self.own("NOTHING")
     }
 
     pub fn group(&self) -> &str {
@@ -19,7 +42,7 @@ impl Keys {
 
     /// String: the incarnation that holds this node's lease.
     pub fn node(&self, id: &str) -> String {
-        format!("{}:NODE:{id}", self.group)
+        format!("{}:NODE:{id}", self.tag)
     }
 
     /// Hash: name of a node (`<id>:<incarnation>`, each life its own) -> epoch; nodes that were
@@ -61,7 +84,7 @@ impl Keys {
 
     /// Hash: a session; see `store::scripts`.
     pub fn session(&self, client: &str) -> String {
-        format!("{}:SESSION:{client}", self.group)
+        format!("{}:SESSION:{client}", self.tag)
     }
 
     /// Hash: what a node wants, one field per entry; the empty field is `<epoch> <number>` of
@@ -70,9 +93,10 @@ impl Keys {
         self.own(&format!("INTEREST:{name}"))
     }
 
-    /// Channel: fast frames for a node.
+    /// Channel: fast frames for a node. In a Redis Cluster its slot is by the whole name, so that
+    /// the nodes' channels spread over the masters.
     pub fn fast(&self, name: &str) -> String {
-        self.own(&format!("BRIDGE:{name}"))
+        format!("{}:V2:BRIDGE:{name}", self.group)
     }
 
     /// Channel: how far other nodes know what a node wants.
@@ -97,7 +121,7 @@ impl Keys {
 
     /// Hash: topic -> JSON, as the predecessor wrote it.
     pub fn old_retained(&self) -> String {
-        format!("{}:RETAIN", self.group)
+        format!("{}:RETAIN", self.tag)
     }
 
     /// Hash: banned client, user or address -> when its ban ends; see `auth::group_bans`.
@@ -117,21 +141,52 @@ impl Keys {
 
     /// Integer: a total of the group, as the predecessor named it.
     pub fn total(&self, name: &str) -> String {
-        format!("STATS:{}:TOTAL_{name}", self.group)
+        format!("STATS:{}:TOTAL_{name}", self.tag)
     }
 
-    /// Channel: the predecessor's messages.
+    /// Channel: the predecessor's messages. Never of one slot: it publishes to the whole Cluster.
     pub fn old_publish(&self) -> String {
         format!("{}:PUB:BRIDGE", self.group)
     }
 
-    /// Channel: the predecessor's kicks.
+    /// Channel: the predecessor's kicks; the same.
     pub fn old_close(&self) -> String {
         format!("{}:CLOSE:BRIDGE", self.group)
     }
 
     /// A name that the predecessor never had.
     pub fn own(&self, name: &str) -> String {
-        format!("{}:V2:{name}", self.group)
+        format!("{}:V2:{name}", self.tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(cluster: &[&str]) -> Keys {
+        let mut config = Config::default();
+        config.broker.group = "G".to_owned();
+        config.redis.cluster.nodes = cluster.iter().map(|&node| node.to_owned()).collect();
+        Keys::new(&config)
+    }
+
+    fn names(keys: &Keys) -> [String; 6] {
+        let name = "A:01";
+        let [node, inbox, session] = [keys.node("A"), keys.inbox(name), keys.session("c")];
+        [node, inbox, session, keys.total("SENT"), keys.old_publish(), keys.fast(name)]
+    }
+
+    #[test]
+    fn in_a_redis_cluster_the_groups_names_have_one_tag_and_elsewhere_none() {
+        let alone = ["G:NODE:A", "G:V2:INBOX:A:01", "G:SESSION:c", "STATS:G:TOTAL_SENT"];
+        let others = ["G:PUB:BRIDGE", "G:V2:BRIDGE:A:01"];
+        let (keys, sharded) = (keys(&[]), keys(&["a:1"]));
+        assert_eq!(names(&keys)[..4], alone);
+        assert_eq!(names(&sharded)[..4], alone.map(|name| name.replacen('G', "{G}", 1)));
+        for keys in [&keys, &sharded] {
+            assert_eq!(names(keys)[4..], others);
+        }
+        assert_eq!((keys.publish(), sharded.publish()), ("PUBLISH", "SPUBLISH"));
     }
 }

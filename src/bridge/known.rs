@@ -125,7 +125,8 @@ impl Bridge {
     /// its SUBACKs wait for this node too; and what they wanted until then was read since, and
     /// is given to the shards before the first client can be.
     pub(super) fn say_ready(&mut self) {
-        if self.ready.is_none() || !self.is_listening || self.epoch() == 0 {
+        let is_listening = self.is_listening && self.is_listening_fast;
+        if self.ready.is_none() || !is_listening || self.epoch() == 0 {
             return;
         }
         if !self.is_known {
@@ -142,6 +143,13 @@ impl Bridge {
             // Nobody waits any more.
             let _ = ready.send(());
         }
+    }
+
+    /// Every other node has said that it knows all that this one wants. Who is asked for what is
+    /// known already does not tell it again, so this has to hold before anybody asks.
+    pub(super) fn is_all_known(&self) -> bool {
+        let told = (self.epoch(), self.interest_last);
+        self.known.least(self.live().iter().map(String::as_str)) >= told
     }
 
     /// The other nodes whose leases hold.
@@ -183,7 +191,7 @@ impl Bridge {
         for (name, (of, number)) in marks {
             let head = Head { origin: &own, epoch, first: 0, count: 0 };
             let frame = wire::control(&head, &Control::Known { epoch: of, number }).into();
-            self.answers.push(Op::Publish { channel: self.work.keys.known(&name), frame });
+            self.answers.push(Op::Tell { channel: self.work.keys.known(&name), frame });
         }
     }
 }

@@ -230,7 +230,7 @@ impl Members {
         let mut call = script.key(node);
         call.key(inner.keys.nodes()).arg(&inner.incarnation);
         call.arg(inner.lease.as_millis() as u64).arg(prefix);
-        let answer: Vec<String> = inner.link.script(&call).await?;
+        let answer: Vec<String> = inner.link.script(&mut call).await?;
         let mut fields = answer.into_iter();
         let is_ours = fields.next().as_deref() == Some("1");
         let nodes = read_nodes(fields);
@@ -271,7 +271,7 @@ impl Members {
         let mut call = script.key(keys.node(id));
         call.key(keys.nodes()).key(keys.left(name)).key(keys.owned(name));
         call.arg(name).arg(epoch).arg(incarnation).arg(keys.session(""));
-        inner.link.script(&call).await
+        inner.link.script(&mut call).await
     }
 
     /// The epoch, if the lease could be taken.
@@ -286,7 +286,7 @@ impl Members {
             .arg(&inner.incarnation)
             .arg(inner.lease.as_millis() as u64)
             .arg(known);
-        let epoch: u64 = inner.link.script(&call).await?;
+        let epoch: u64 = inner.link.script(&mut call).await?;
         if epoch == 0 {
             return Ok(None);
         }

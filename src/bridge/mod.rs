@@ -7,6 +7,9 @@
 //! not taken in), `work` (the tasks that wait for Redis), `keys`, `link` and `members` (names,
 //! the connection, the lease), `compat` (the predecessor's JSON).
 //!
+//! In a Redis Cluster all of it goes by the one master that serves the group's slot (`link`), but
+//! for QoS 0, which spreads over the masters (`Bridge::spread`, `Work::spread`).
+//!
 //! Promises. A SUBACK leaves when every live node knows the subscription. QoS 0 crosses at most
 //! once, by pub/sub. QoS 1 and 2 are acknowledged when they are in the inbox stream of every node
 //! that wants them, and stay there until its shards have them. Within each of the two, one
@@ -28,9 +31,12 @@ mod run;
 pub mod wire;
 pub mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use crate::link;
 pub use run::Bridge;
@@ -68,12 +74,13 @@ impl Joined {
     /// # Errors
     /// A live node has this id, or the configuration names no usable Redis.
     pub async fn join(config: &Config, incarnation: u64) -> Result<Self, JoinError> {
-        let keys = Keys::new(&config.broker.group);
-        let link = Link::open(&config.redis).map_err(JoinError::Link)?;
+        let keys = Keys::new(config);
+        let link = Link::open(&config.redis, &keys.guard()).map_err(JoinError::Link)?;
         let (id, lease) = (&config.broker.id, config.cluster.lease);
         let members = Members::new(link.clone(), keys.clone(), id, incarnation, lease);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let work = Work { link, keys, members, events: sender, look: Arc::default() };
+        let kept_until = watch::Sender::new(None);
+        let work = Work { link, keys, members, events: sender, look: Arc::default(), kept_until };
         let is_there = work.link.wait_up(REDIS_WAIT).await;
         let mut catch = None;
         if is_there {
@@ -103,6 +110,11 @@ impl Joined {
 
     pub fn keys(&self) -> &Keys {
         &self.work.keys
+    }
+
+    /// Where the store says until when this node's sessions are its own.
+    pub fn kept_until(&self) -> &watch::Sender<Option<Instant>> {
+        &self.work.kept_until
     }
 
     pub fn counters(&self) -> &Counters {

@@ -69,9 +69,12 @@ impl Bridge {
         let mut ops: Vec<Op> = self.waiting.drain(..).collect();
         ops.extend(self.interest_op());
         let (own, epoch) = (self.work.members.name().to_owned(), self.epoch());
+        let is_spread = self.work.link.is_spread();
         for (name, node) in &mut self.nodes {
-            let fast = node.lane.take_fast(&own, epoch, &mut self.load);
-            ops.extend(fast.into_iter().map(|frame| Op::Fast { node: name.clone(), frame }));
+            if !is_spread {
+                let fast = node.lane.take_fast(&own, epoch, &mut self.load);
+                ops.extend(fast.into_iter().map(|frame| Op::Fast { node: name.clone(), frame }));
+            }
             if !self.holds_durable {
                 ops.extend(node.lane.take_durable(epoch).into_iter().map(Op::Append));
             }
@@ -82,6 +85,23 @@ impl Bridge {
         }
         // The channel holds one batch and the writer is idle, so there is room.
         self.is_writing = self.batches.try_send(ops).is_ok();
+    }
+
+    /// Hands on what goes by the masters of a Redis Cluster, each node's apart from the others':
+    /// one at a time, so that it keeps its order. A master that does not answer holds up nobody
+    /// but the nodes whose channels it serves.
+    pub(super) fn spread(&mut self) {
+        if !self.work.link.is_spread() || self.epoch() == 0 {
+            return;
+        }
+        let (own, epoch) = (self.work.members.name().to_owned(), self.epoch());
+        for (name, node) in self.nodes.iter_mut().filter(|(_, node)| !node.is_spreading) {
+            let frames = node.lane.take_fast(&own, epoch, &mut self.load);
+            if !frames.is_empty() {
+                node.is_spreading = true;
+                tokio::spawn(self.work.clone().spread(name.clone(), frames));
+            }
+        }
     }
 
     fn interest_op(&mut self) -> Option<Op> {
@@ -112,7 +132,7 @@ impl Bridge {
     pub(super) fn tell(&mut self, control: &Control) {
         let frame = self.control_frame(control);
         let channel = self.work.keys.control();
-        self.waiting.push_back(Op::Publish { channel, frame });
+        self.waiting.push_back(Op::Tell { channel, frame });
     }
 
     fn control_frame(&self, control: &Control) -> Bytes {
@@ -221,6 +241,7 @@ impl Bridge {
                 self.give_all(&Envelope::Trimmed { barrier });
             }
             Op::Publish { .. }
+            | Op::Tell { .. }
             | Op::Fast { .. }
             | Op::Interest { .. }
             | Op::AllInterest { .. }

@@ -61,9 +61,9 @@ impl Work {
         info.arg("STREAM").arg(self.keys.retained_log());
         let info: HashMap<String, Value> = match self.link.command(&info).await {
             Ok(info) => info,
-            // An error of Redis itself: there is no such stream.
-            Err(_) if self.link.is_up() => HashMap::new(),
-            Err(_) => return None,
+            Err(error) if error.is_of_the_link() => return None,
+            // There is no such stream.
+            Err(_) => HashMap::new(),
         };
         let last = field(&info, "last-generated-id");
         let forgotten = field(&info, "max-deleted-entry-id");

@@ -55,6 +55,8 @@ pub(super) struct Node {
     /// Changes that came while its interest is being loaded.
     pub(super) later: Vec<Told>,
     pub(super) is_loading: bool,
+    /// Fast frames are on their way to it; see [`Bridge::spread`].
+    pub(super) is_spreading: bool,
     /// Since when it is not in the list of nodes.
     pub(super) missing_since: Option<Instant>,
 }
@@ -150,6 +152,8 @@ pub struct Bridge {
     /// Told when this node may let clients in; `None` then.
     pub(super) ready: Option<oneshot::Sender<()>>,
     pub(super) is_listening: bool,
+    /// The same of the channel of what spreads; `true` where nothing does.
+    pub(super) is_listening_fast: bool,
     /// Every other node knows this one.
     pub(super) is_known: bool,
     /// What is written behind the lanes.
@@ -184,6 +188,7 @@ impl Bridge {
         let (batches, batches_out) = mpsc::channel(1);
         let Joined { config, work, events, catch, counters } = joined;
         let takes_all = !config.interest_routing;
+        let is_listening_fast = !work.link.is_spread();
         tokio::spawn(work.clone().write(batches_out));
         let mut bridge = Self {
             sender,
@@ -223,6 +228,7 @@ impl Bridge {
             known: Known::default(),
             ready: None,
             is_listening: false,
+            is_listening_fast,
             is_known: false,
             answers: Vec::new(),
             behind: None,
@@ -279,6 +285,7 @@ impl Bridge {
             }
             self.fence_told();
             self.answer_asked();
+            self.spread();
             self.write();
             self.counters.set_waiting(self.load.count, self.load.bytes);
             self.hand_over();
@@ -289,13 +296,18 @@ impl Bridge {
     fn spawn_tasks(&self) {
         let work = &self.work;
         let name = work.members.name();
-        let mut channels = vec![work.keys.fast(name), work.keys.control(), work.keys.known(name)];
-        if self.config.compat.enable {
-            channels.extend([work.keys.old_publish(), work.keys.old_close()]);
+        let mut own = vec![work.keys.control(), work.keys.known(name)];
+        match work.link.is_spread() {
+            true => drop(tokio::spawn(work.clone().listen_fast())),
+            false => own.push(work.keys.fast(name)),
         }
+        let outside = match self.config.compat.enable {
+            true => vec![work.keys.old_publish(), work.keys.old_close()],
+            false => Vec::new(),
+        };
         tokio::spawn(work.clone().follow_link());
         tokio::spawn(work.clone().keep_lease(self.config.lease));
-        tokio::spawn(work.clone().listen(channels));
+        tokio::spawn(work.clone().listen(own, outside));
         let (inbox, permits) = (work.keys.inbox(name), self.inbox_permits.clone());
         tokio::spawn(work.clone().read(inbox, "0-0".to_owned(), permits, Event::Inbox));
     }
@@ -356,7 +368,7 @@ impl Bridge {
         }
         let is_fast = message.qos() == QoS::AtMostOnce;
         let is_away = !self.link.is_up();
-        if self.is_overloaded() || is_fast && is_away {
+        if self.is_overloaded() || is_fast && (is_away || self.is_crowded()) {
             if is_fast {
                 return self.counters.dropped(copies as u64);
             }
@@ -393,6 +405,14 @@ impl Bridge {
     fn is_overloaded(&self) -> bool {
         self.load.count >= self.config.hold_count_max as usize
             || self.load.bytes >= self.config.hold_bytes_max
+    }
+
+    /// What spreads may take half of the room: a master that does not answer must not have
+    /// messages refused that do not go by it.
+    fn is_crowded(&self) -> bool {
+        self.work.link.is_spread()
+            && (self.load.count >= self.config.hold_count_max as usize / 2
+                || self.load.bytes >= self.config.hold_bytes_max / 2)
     }
 
     fn fenced(&mut self, barrier: u64) {

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use redis::{Pipeline, Value};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::{
     keys::Keys,
@@ -53,15 +53,15 @@ const APPEND: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 return redis.call('XADD', KEYS[2], '*', 'f', ARGV[1])";
 
-/// Changes a node's interest and tells the others. KEYS: interest. ARGV: mark, channel, frame,
-/// then `+` or `-` and an entry each.
+/// Changes a node's interest and tells the others. KEYS: interest. ARGV: mark, how to publish,
+/// channel, frame, then `+` or `-` and an entry each.
 const INTEREST: &str = r"
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   if ARGV[i] == '+' then redis.call('HSET', KEYS[1], ARGV[i + 1], '1')
   else redis.call('HDEL', KEYS[1], ARGV[i + 1]) end
 end
 redis.call('HSET', KEYS[1], '', ARGV[1])
-redis.call('PUBLISH', ARGV[2], ARGV[3])";
+redis.call(ARGV[2], ARGV[3], ARGV[4])";
 
 /// Forgets what was taken in of an inbox, unless somebody else still needs it. Answers whether
 /// it did. KEYS: clients who need it, inbox, seen. ARGV: the first entry to keep, then origin and
@@ -71,6 +71,15 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[1])
 for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 return 1";
+
+/// Plain calls. ARGV: of each the number of its words, then the words.
+const CALLS: &str = r"
+local i = 1
+while i <= #ARGV do
+  local n = tonumber(ARGV[i])
+  redis.call(unpack(ARGV, i + 1, i + n))
+  i = i + n + 1
+end";
 
 /// Removes what a forgotten node left. KEYS: nodes, then its keys. ARGV: its id.
 const SWEEP: &str = r"
@@ -85,12 +94,17 @@ const RETAIN_LOG_MAX: u64 = 100_000;
 /// says otherwise.
 #[derive(Debug)]
 pub enum Op {
-    /// Lost with the link.
+    /// For those outside the group. Lost with the link.
     Publish {
         channel: String,
         frame: Bytes,
     },
-    /// QoS 0 for a node. Lost with the link.
+    /// For the nodes of the group. Lost with the link.
+    Tell {
+        channel: String,
+        frame: Bytes,
+    },
+    /// QoS 0 for a node, where that does not spread. Lost with the link.
     Fast {
         node: String,
         frame: Bytes,
@@ -147,6 +161,7 @@ impl Op {
         let is_lost = matches!(
             self,
             Self::Publish { .. }
+                | Self::Tell { .. }
                 | Self::Fast { .. }
                 | Self::Interest { .. }
                 | Self::AllInterest { .. }
@@ -169,8 +184,14 @@ pub enum Event {
         ops: Vec<Op>,
         result: Result<Vec<Value>, LinkError>,
     },
-    /// The channels are listened to from now on.
+    /// The group's channels are listened to from now on.
     Listening,
+    /// That of this node is, which spreads.
+    ListeningFast,
+    /// What was to be spread to a node is, or is lost.
+    Spread {
+        node: String,
+    },
     Heard {
         channel: String,
         payload: Vec<u8>,
@@ -212,6 +233,8 @@ pub struct Work {
     pub events: mpsc::Sender<Event>,
     /// The group is to be looked at now.
     pub look: Arc<Notify>,
+    /// Until when this node's sessions are its own for certain, by our clock; from the store.
+    pub kept_until: watch::Sender<Option<Instant>>,
 }
 
 impl Work {
@@ -275,14 +298,17 @@ impl Work {
             Op::Publish { channel, frame } => {
                 pipeline.cmd("PUBLISH").arg(channel).arg(&frame[..]);
             }
+            Op::Tell { channel, frame } => {
+                pipeline.cmd(keys.publish()).arg(channel).arg(&frame[..]);
+            }
             Op::Fast { node, frame } => {
-                let eval = pipeline.cmd("EVAL").arg(FAST).arg(1);
-                eval.arg(keys.awake(self.members.name())).arg(keys.fast(node)).arg(&frame[..]);
+                let eval = self.eval(pipeline, FAST, [keys.awake(self.members.name())]);
+                eval.arg(keys.fast(node)).arg(&frame[..]);
             }
             Op::Append(durable) => {
                 let own = self.members.name();
-                let eval = pipeline.cmd("EVAL").arg(APPEND).arg(2).arg(keys.awake(own));
-                eval.arg(keys.inbox(&durable.node)).arg(durable.frame(own));
+                let names = [keys.awake(own), keys.inbox(&durable.node)];
+                self.eval(pipeline, APPEND, names).arg(durable.frame(own));
             }
             Op::Retain { topic, frame, how, .. } => {
                 let how = match how {
@@ -290,14 +316,14 @@ impl Work {
                     How::Delete => "del",
                     How::Restore => "new",
                 };
-                let eval = pipeline.cmd("EVAL").arg(RETAIN).arg(3);
-                eval.arg(keys.retained()).arg(keys.retained_log()).arg(keys.old_retained());
+                let names = [keys.retained(), keys.retained_log(), keys.old_retained()];
+                let eval = self.eval(pipeline, RETAIN, names);
                 eval.arg(&**topic).arg(&frame[..]).arg(RETAIN_LOG_MAX).arg(how);
             }
             Op::Interest { mark, frame, changes } => {
-                let eval = pipeline.cmd("EVAL").arg(INTEREST).arg(1);
-                eval.arg(keys.interest(self.members.name()));
-                eval.arg(mark).arg(keys.control()).arg(&frame[..]);
+                let names = [keys.interest(self.members.name())];
+                let eval = self.eval(pipeline, INTEREST, names);
+                eval.arg(mark).arg(keys.publish()).arg(keys.control()).arg(&frame[..]);
                 for (entry, wanted) in changes {
                     eval.arg(if *wanted { "+" } else { "-" }).arg(entry.to_text());
                 }
@@ -314,22 +340,22 @@ impl Work {
                     });
                 }
                 all.cmd("HSET").arg(&key).arg("").arg(mark);
-                all.cmd("PUBLISH").arg(keys.control()).arg(&frame[..]);
-                put_atomic(pipeline, &all);
+                all.cmd(keys.publish()).arg(keys.control()).arg(&frame[..]);
+                put_atomic(self.eval(pipeline, CALLS, []), &all);
             }
             Op::Trim { upto, seen, .. } => {
                 let own = self.members.name();
-                let eval = pipeline.cmd("EVAL").arg(TRIM).arg(3);
-                eval.arg(keys.left(own)).arg(keys.inbox(own)).arg(keys.seen(own));
+                let names = [keys.left(own), keys.inbox(own), keys.seen(own)];
+                let eval = self.eval(pipeline, TRIM, names);
                 eval.arg(next_id(upto));
                 for (origin, seen) in seen {
                     eval.arg(origin).arg(seen);
                 }
             }
             Op::Sweep { node } => {
-                let eval = pipeline.cmd("EVAL").arg(SWEEP).arg(4).arg(keys.nodes());
-                eval.arg(keys.inbox(node)).arg(keys.interest(node)).arg(keys.seen(node));
-                eval.arg(node);
+                let (inbox, interest) = (keys.inbox(node), keys.interest(node));
+                let names = [keys.nodes(), inbox, interest, keys.seen(node)];
+                self.eval(pipeline, SWEEP, names).arg(node);
             }
             Op::Measure { node } => {
                 pipeline.cmd("XLEN").arg(keys.inbox(node));
@@ -337,21 +363,67 @@ impl Work {
         }
     }
 
-    /// Listens to the group's channels for good.
-    pub async fn listen(self, channels: Vec<String>) {
-        let names: Vec<&str> = channels.iter().map(String::as_str).collect();
+    /// A script that names `keys`, and the link's guard behind them; its arguments are to follow.
+    fn eval<'a, const COUNT: usize>(
+        &self,
+        pipeline: &'a mut Pipeline,
+        script: &str,
+        keys: [String; COUNT],
+    ) -> &'a mut Pipeline {
+        let guard = self.link.guard();
+        let count = COUNT + usize::from(guard.is_some());
+        pipeline.cmd("EVAL").arg(script).arg(count).arg(&keys[..]).arg(guard)
+    }
+
+    /// Spreads QoS 0 for a node, or loses it.
+    ///
+    /// In one Redis the publishing itself asks there whether this node is awake ([`FAST`]); what
+    /// spreads is not where that stands. Our own clock says the same, and sooner: the time began
+    /// before the store asked. What it cannot say is what becomes of a frame that has left: if
+    /// the process stands still in the very moment, the frame goes out when it wakes, perhaps
+    /// behind what its publisher has sent by another node since. It is QoS 0: it does not come
+    /// twice, and nobody was promised it.
+    pub async fn spread(self, node: String, frames: Vec<Bytes>) {
+        let is_kept = self.kept_until.borrow().is_some_and(|until| Instant::now() < until);
+        if is_kept && let Err(error) = self.link.spread(&self.keys.fast(&node), &frames).await {
+            tracing::debug!(node, %error, "messages of QoS 0 lost");
+        }
+        // Nobody listens any more: the node is stopping.
+        let _ = self.events.send(Event::Spread { node }).await;
+    }
+
+    /// Listens to what spreads to this node, for good.
+    pub async fn listen_fast(self) {
+        let channel = self.keys.fast(self.members.name());
         loop {
-            let Ok(mut subscription) = self.link.subscribe(&names).await else {
+            if let Ok(mut subscription) = self.link.subscribe_spread(&channel).await {
+                if self.events.send(Event::ListeningFast).await.is_err() {
+                    return;
+                }
+                while let Some((channel, payload)) = subscription.next().await {
+                    if self.events.send(Event::Heard { channel, payload }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Listens to the group's channels, and those of others, for good.
+    pub async fn listen(self, own: Vec<String>, outside: Vec<String>) {
+        loop {
+            // A connection that died without a word is not noticed by listening; that the link
+            // was made anew is. Looked at from here on: what was asked for when this listened,
+            // and the link was not there yet, is asked for again.
+            let mut state = self.link.state();
+            let Ok(mut subscription) = self.link.subscribe(&own, &outside).await else {
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
             if self.events.send(Event::Listening).await.is_err() {
                 return;
             }
-            // A connection that died without a word is not noticed by listening; that the link
-            // was made anew is.
-            let mut state = self.link.state();
-            state.mark_unchanged();
             loop {
                 let heard = tokio::select! {
                     heard = subscription.next() => heard,
@@ -415,16 +487,8 @@ impl Work {
     }
 }
 
-/// Several commands that answer as one: a script of plain calls.
-fn put_atomic(pipeline: &mut Pipeline, commands: &Pipeline) {
-    const CALLS: &str = r"
-local i = 1
-while i <= #ARGV do
-  local n = tonumber(ARGV[i])
-  redis.call(unpack(ARGV, i + 1, i + n))
-  i = i + n + 1
-end";
-    let eval = pipeline.cmd("EVAL").arg(CALLS).arg(0);
+/// Several commands that answer as one: `eval` is a script of plain calls.
+fn put_atomic(eval: &mut Pipeline, commands: &Pipeline) {
     for command in commands.cmd_iter() {
         let arguments: Vec<&[u8]> = command
             .args_iter()

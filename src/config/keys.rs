@@ -511,13 +511,13 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key(
         "redis.cluster.nodes",
         ENDPOINTS,
-        "Some nodes of a Redis Cluster; in use if there are any.",
+        "Some nodes of a Redis Cluster; in use if there are any. Names in it have the group in braces.",
         |c| &mut c.redis.cluster.nodes,
     ),
     key(
         "redis.cluster.max_redirects",
         count(0, 100, "redirections"),
-        "Redirections followed for one command.",
+        "Redirections followed until the master of a slot is found.",
         |c| &mut c.redis.cluster.max_redirects,
     ),
     key(

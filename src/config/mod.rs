@@ -199,6 +199,18 @@ pub struct Redis {
     pub cluster: Cluster,
 }
 
+impl Redis {
+    pub fn is_cluster(&self) -> bool {
+        !self.cluster.nodes.is_empty()
+    }
+
+    /// What publishes on a group's own channels: in a Redis Cluster to the nodes that serve their
+    /// slot only.
+    pub fn publish_command(&self) -> &'static str {
+        if self.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
+    }
+}
+
 /// Redis Sentinels to ask for the master; in use if `nodes` has any.
 #[derive(Clone, Debug, Default)]
 pub struct Sentinel {
@@ -215,7 +227,7 @@ pub struct Sentinel {
 pub struct Cluster {
     /// `host:port` of some of its nodes.
     pub nodes: Vec<String>,
-    /// Redirections followed for one command.
+    /// Redirections followed until the master of a slot is found.
     pub max_redirects: u16,
 }
 
@@ -495,6 +507,15 @@ impl Config {
             ..Listener::default()
         });
         first.into_iter().chain(self.listeners.iter().cloned()).collect()
+    }
+
+    /// The group as it stands in the names of its keys in Redis. In a Redis Cluster with braces:
+    /// only what is between them decides the slot, so all its keys are in one.
+    pub fn group_tag(&self) -> String {
+        match self.redis.is_cluster() {
+            true => format!("{{{}}}", self.broker.group),
+            false => self.broker.group.clone(),
+        }
     }
 
     /// The words of the chain that decides about a listener's clients; none: everyone is let in.

@@ -189,7 +189,7 @@ impl GroupStats {
             call.arg(field).arg(value);
         }
         call.arg("version").arg(env!("CARGO_PKG_VERSION"));
-        self.figures.set(self.link.script(&call).await?);
+        self.figures.set(self.link.script(&mut call).await?);
         Ok(())
     }
 }

@@ -46,7 +46,7 @@ use octopus_engine::{
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubSender, Plain};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -70,7 +70,10 @@ const RIVALS_MAX: usize = 3;
 /// How this node shares sessions with its group.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub group: String,
+    /// The group as the names of its keys have it.
+    pub group_tag: String,
+    /// The command that publishes on its channels.
+    pub publish: &'static str,
     /// `<node>:<incarnation>`, as the node's lease has it.
     pub owner: String,
     /// How long a live node may take to hand a session over.
@@ -90,7 +93,8 @@ impl Settings {
     /// - `seed`: as the shards have it.
     pub fn new(config: &Config, incarnation: u64, shards: u16, seed: u64) -> Self {
         Self {
-            group: config.broker.group.clone(),
+            group_tag: config.group_tag(),
+            publish: config.redis.publish_command(),
             owner: format!("{}:{incarnation:016x}", config.broker.id),
             takeover_timeout: config.cluster.takeover_timeout,
             lease: config.cluster.lease,
@@ -149,8 +153,15 @@ struct Shared {
 
 /// Starts the store; wait for the task after the last [`Store`] is gone, so that what was told
 /// last is written.
-pub fn start(settings: Settings, link: Link, shards: HubSender) -> (Store, JoinHandle<()>) {
-    let redis = Redis::new(link.clone(), &settings.group, &settings.owner, shards.clone());
+///
+/// - `kept_until`: where it says until when the sessions are this node's for certain.
+pub fn start(
+    settings: Settings,
+    link: Link,
+    shards: HubSender,
+    kept_until: watch::Sender<Option<Instant>>,
+) -> (Store, JoinHandle<()>) {
+    let redis = Redis::new(link.clone(), &settings, shards.clone());
     let (passes, passes_out) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         settings,
@@ -164,7 +175,7 @@ pub fn start(settings: Settings, link: Link, shards: HubSender) -> (Store, JoinH
     });
     let (sender, inbox) = mpsc::unbounded_channel();
     let helpers = [
-        tokio::spawn(tend(Arc::clone(&shared))),
+        tokio::spawn(tend(Arc::clone(&shared), kept_until)),
         tokio::spawn(listen(Arc::clone(&shared))),
         tokio::spawn(adopt(Arc::clone(&shared))),
         tokio::spawn(pass(Arc::clone(&shared), passes_out)),
@@ -506,14 +517,18 @@ async fn try_take_over(
 
 /// Looks what other nodes want of this one, and with each look keeps its sessions its own for
 /// a while longer. The shards hear of the wishes first.
-async fn tend(shared: Arc<Shared>) {
+async fn tend(shared: Arc<Shared>, kept_until: watch::Sender<Option<Instant>>) {
     let fence_after = shared.settings.fence_after();
     let mut has_heeded = false;
     loop {
         let until = shared.shards.now().after(fence_after);
+        let own_until = Instant::now() + fence_after;
         match shared.redis.tend(fence_after, has_heeded).await {
             Ok((is_live, is_awake, wishes)) => {
                 has_heeded = is_live && !is_awake;
+                if is_live && is_awake {
+                    kept_until.send_replace(Some(own_until));
+                }
                 for wish in wishes {
                     grant(&shared, wish);
                 }
@@ -552,9 +567,9 @@ fn grant(shared: &Shared, wish: Wish) {
 
 /// Hears when other nodes call.
 async fn listen(shared: Arc<Shared>) {
-    let channel = shared.redis.channel();
+    let channel = [shared.redis.channel()];
     loop {
-        if let Ok(mut subscription) = shared.link.subscribe(&[&channel]).await {
+        if let Ok(mut subscription) = shared.link.subscribe(&channel, &[]).await {
             shared.called.notify_one();
             while let Some((_, call)) = subscription.next().await {
                 match String::from_utf8_lossy(&call).split_once(' ') {

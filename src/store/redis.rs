@@ -13,7 +13,7 @@ use octopus_mqtt::{PacketId, QoS};
 use octopus_runtime::HubSender;
 use redis::{FromRedisValue, Script, Value};
 
-use super::{codec, codec::Clock, scripts};
+use super::{Settings, codec, codec::Clock, scripts};
 use crate::link::{Link, LinkError};
 
 /// Between surrender and claim a session belongs to nobody; after this long others take it.
@@ -183,19 +183,19 @@ impl Batch {
 }
 
 impl Redis {
-    /// - `me`: `<node>:<incarnation>`, as the node's lease has it.
-    pub(super) fn new(link: Link, group: &str, me: &str, shards: HubSender) -> Self {
+    pub(super) fn new(link: Link, settings: &Settings, shards: HubSender) -> Self {
+        let texts = scripts::Texts::new(settings.publish);
         Self {
             link,
-            prefix: format!("{group}:"),
-            me: me.to_owned(),
+            prefix: format!("{}:", settings.group_tag),
+            me: settings.owner.clone(),
             shards,
-            batch: Script::new(&scripts::batch()),
-            tend: Script::new(&scripts::tend()),
-            adopt: Script::new(&scripts::adopt()),
-            gone: Script::new(&scripts::gone()),
-            passed: Script::new(&scripts::passed()),
-            begin: Script::new(&scripts::begin()),
+            batch: Script::new(&texts.batch),
+            tend: Script::new(&texts.tend),
+            adopt: Script::new(&texts.adopt),
+            gone: Script::new(&texts.gone),
+            passed: Script::new(&texts.passed),
+            begin: Script::new(&texts.begin),
             born: Arc::default(),
         }
     }
@@ -216,7 +216,7 @@ impl Redis {
         for arg in &batch.args {
             call.arg(arg);
         }
-        let rows: Vec<Vec<Value>> = self.link.script(&call).await?;
+        let rows: Vec<Vec<Value>> = self.link.script(&mut call).await?;
         let mut outcome = Outcome::default();
         for row in rows {
             let mut row = row.into_iter();
@@ -256,7 +256,7 @@ impl Redis {
         let before = self.born();
         let mut call = self.begin.prepare_invoke();
         call.arg(&self.prefix).arg(&self.me).arg(&before).arg(lease.as_millis() as u64);
-        let born: String = self.link.script(&call).await?;
+        let born: String = self.link.script(&mut call).await?;
         if born.is_empty() {
             return Ok(None);
         }
@@ -277,7 +277,8 @@ impl Redis {
         let mut call = self.tend.prepare_invoke();
         call.arg(&self.prefix).arg(&self.me);
         call.arg(fence_after.as_millis() as u64).arg(u8::from(has_heeded));
-        let (is_live, is_awake, entries): (u8, u8, Vec<Vec<u8>>) = self.link.script(&call).await?;
+        let (is_live, is_awake, entries): (u8, u8, Vec<Vec<u8>>) =
+            self.link.script(&mut call).await?;
         Ok((is_live == 1, is_awake == 1, entries.iter().filter_map(|entry| wish(entry)).collect()))
     }
 
@@ -288,7 +289,7 @@ impl Redis {
     ) -> Result<Vec<Option<DeliveryItem>>, LinkError> {
         let mut call = self.passed.prepare_invoke();
         call.arg(&self.prefix).arg(&self.me).arg(client_id);
-        let items: Vec<Vec<u8>> = self.link.script(&call).await?;
+        let items: Vec<Vec<u8>> = self.link.script(&mut call).await?;
         let clock = self.clock();
         let read = |item: Vec<u8>| match item.is_empty() {
             true => Some(None),
@@ -301,14 +302,14 @@ impl Redis {
     pub(super) async fn gone(&self) -> Result<Vec<String>, LinkError> {
         let mut call = self.gone.prepare_invoke();
         call.arg(&self.prefix).arg(&self.me);
-        self.link.script(&call).await
+        self.link.script(&mut call).await
     }
 
     /// Takes up to `count` sessions of an owner that is gone; none: nothing is left of it.
     pub(super) async fn adopt(&self, owner: &str, count: usize) -> Result<Vec<Orphan>, LinkError> {
         let mut call = self.adopt.prepare_invoke();
         call.arg(&self.prefix).arg(&self.me).arg(owner).arg(count).arg(LIMBO_MS);
-        let rows: Vec<Vec<Value>> = self.link.script(&call).await?;
+        let rows: Vec<Vec<Value>> = self.link.script(&mut call).await?;
         let orphan = |row: Vec<Value>| {
             let mut row = row.into_iter();
             let client_id = String::from_utf8(bytes(row.next()?)).ok()?;

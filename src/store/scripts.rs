@@ -1,7 +1,7 @@
 //! The scripts by which sessions are owned and written in Redis; each runs as one step there.
 //!
 //! Keys, beside the predecessor's `SESSION:<client>`, `SUB:<client>` and `PUB:<client>` (all
-//! below `<GROUP>:`):
+//! below `<GROUP>:`, or `{<GROUP>}:` in a Redis Cluster):
 //!
 //! | key | type | what |
 //! |---|---|---|
@@ -23,7 +23,8 @@
 //! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
 //! while its client is connected: then its owner, or whoever adopts it, ends it.
 
-/// What every script begins with. ARGV: prefix of keys, own name.
+/// What every script begins with, behind `publish`: the command that does. ARGV: prefix of keys,
+/// own name.
 const COMMON: &str = r"
 local prefix, me = ARGV[1], ARGV[2]
 local at = 2
@@ -111,7 +112,7 @@ while at < #ARGV do
         redis.call('RPUSH', list, 'E ' .. held[2] .. ' ' .. client)
         redis.call('PEXPIRE', list, 3600000)
         redis.call('HSET', session, 'claimer', me)
-        redis.call('PUBLISH', prefix .. 'V2:STORE:' .. owner, 'evict')
+        redis.call(publish, prefix .. 'V2:STORE:' .. owner, 'evict')
       end
       answer[#answer + 1] = {number, 'held', owner .. ' ' .. held[2]}
     else
@@ -130,7 +131,7 @@ while at < #ARGV do
         redis.call('RPUSH', list, item)
         redis.call('PEXPIRE', list, 60000)
         if owner and owner ~= '-' then
-          redis.call('PUBLISH', prefix .. 'V2:STORE:' .. owner, 'pass ' .. client)
+          redis.call(publish, prefix .. 'V2:STORE:' .. owner, 'pass ' .. client)
         end
       end
     end
@@ -176,7 +177,7 @@ while at < #ARGV do
         redis.call('SADD', prefix .. 'V2:OWNED:-', client)
         redis.call('SADD', prefix .. 'V2:OWNERS', '-')
         if claimer then
-          redis.call('PUBLISH', prefix .. 'V2:STORE:' .. claimer, 'freed ' .. client)
+          redis.call(publish, prefix .. 'V2:STORE:' .. claimer, 'freed ' .. client)
         end
       end
     elseif op == 'T' then
@@ -186,7 +187,7 @@ while at < #ARGV do
       local from = ours and redis.call('HGET', session, 'from')
       if from then
         local old, of = string.match(from, '^(.*) (%d+)$')
-        redis.call('PUBLISH', prefix .. 'V2:STORE:' .. old, 'known ' .. of .. ' ' .. client)
+        redis.call(publish, prefix .. 'V2:STORE:' .. old, 'known ' .. of .. ' ' .. client)
         redis.call('HDEL', session, 'from')
       end
     elseif op == 'S' then
@@ -297,26 +298,28 @@ for _, owner in ipairs(redis.call('SMEMBERS', prefix .. 'V2:OWNERS')) do
 end
 return gone";
 
-pub(super) fn batch() -> String {
-    format!("{COMMON}{BATCH}")
+/// The scripts' texts.
+///
+/// - `publish`: the command that publishes on the group's channels.
+pub(super) struct Texts {
+    pub(super) batch: String,
+    pub(super) begin: String,
+    pub(super) tend: String,
+    pub(super) adopt: String,
+    pub(super) passed: String,
+    pub(super) gone: String,
 }
 
-pub(super) fn begin() -> String {
-    format!("{COMMON}{BEGIN}")
-}
-
-pub(super) fn tend() -> String {
-    format!("{COMMON}{TEND}")
-}
-
-pub(super) fn adopt() -> String {
-    format!("{COMMON}{ADOPT}")
-}
-
-pub(super) fn passed() -> String {
-    format!("{COMMON}{PASSED}")
-}
-
-pub(super) fn gone() -> String {
-    format!("{COMMON}{GONE}")
+impl Texts {
+    pub(super) fn new(publish: &str) -> Self {
+        let text = |script| format!("local publish = '{publish}'\n{COMMON}{script}");
+        Self {
+            batch: text(BATCH),
+            begin: text(BEGIN),
+            tend: text(TEND),
+            adopt: text(ADOPT),
+            passed: text(PASSED),
+            gone: text(GONE),
+        }
+    }
 }

@@ -33,6 +33,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
     ("a_slow_endpoint_holds_up_nobody_else", slow_endpoint),
     ("a_dead_endpoint_refuses_or_is_passed_over", dead_endpoint),
     ("accounts_in_redis_get_in_with_their_rules", redis_accounts),
+    ("accounts_in_a_redis_cluster_get_in_with_their_rules", redis_accounts_in_a_cluster),
     ("a_redis_that_never_answers_holds_up_nobody_else", mute_redis),
     ("a_flood_of_tokens_to_check_holds_up_nobody_who_is_connected", token_flood),
 ];
@@ -495,24 +496,47 @@ fn redis_accounts() -> Result<(), Failed> {
         Ok(connection.is_some())
     })?;
     let mut connection = connection.ok_or("no connection")?;
+    let settings = ["--redis.host=127.0.0.1".to_owned(), format!("--redis.port={port}")];
+    accounts_work(&files, &settings, |hset| Ok(hset.query(&mut connection)?))
+}
+
+/// In a Redis Cluster each account is somewhere else.
+fn redis_accounts_in_a_cluster() -> Result<(), Failed> {
+    let redis = crate::cluster::sharded::start(0, false)?;
+    accounts_work(&Files::new()?, &redis.settings(), |hset| {
+        for server in redis.all() {
+            if hset.query::<()>(&mut server.own_connection()?).is_ok() {
+                return Ok(());
+            }
+        }
+        Err("nobody takes the account".into())
+    })
+}
+
+/// Two users get in by what `put` writes; their slots are far apart.
+fn accounts_work(
+    files: &Files,
+    settings: &[String],
+    mut put: impl FnMut(&redis::Cmd) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     let file = files.path("passwords");
     set(&file, "roger", "right", &[])?;
     let line = fs::read_to_string(&file)?;
     let hash = line.trim().split_once(':').map(|(_, hash)| hash).ok_or("no hash")?;
     let rules = "read a/%u/#\nwrite b/%c";
-    let mut hset = redis::cmd("HSET");
-    hset.arg("octopus:user:roger").arg(&["password_hash", hash, "acl", rules]);
-    hset.query::<()>(&mut connection)?;
-    let broker = broker(&[
-        "--auth.chain=redis".to_owned(),
-        "--redis.host=127.0.0.1".to_owned(),
-        format!("--redis.port={port}"),
-    ])?;
+    for user in ["roger", "eve"] {
+        let mut hset = redis::cmd("HSET");
+        hset.arg(format!("octopus:user:{user}")).arg(&["password_hash", hash, "acl", rules]);
+        put(&hset)?;
+    }
+    let chain = ["--auth.chain=redis".to_owned()];
+    let broker = broker(&[&chain[..], settings].concat())?;
     let card = |user, password| Card::new("c", user, password);
     let mut live = Client::let_in(&broker, Version::V5, &card("roger", "right"))?;
     assert_eq!((live.subscribe("a/roger/x")?, live.subscribe("a/x")?), (1, 0x87));
     assert_eq!((live.publish("b/c", "")?, live.publish("a/roger/x", "")?), (0x10, 0x87));
-    for (user, password) in [("roger", "wrong"), ("nobody", "right")] {
+    Client::let_in(&broker, Version::V5, &card("eve", "right"))?;
+    for (user, password) in [("roger", "wrong"), ("eve", "wrong"), ("nobody", "right")] {
         let (_, code) = Client::connect(&broker, Version::V5, &card(user, password))?;
         assert_eq!(code, 0x86, "{user}");
     }

@@ -59,8 +59,9 @@ fn ban() -> Result<(), Failed> {
     // As another node writes it.
     let mut redis = group.redis.connection()?;
     let mut change = |command: &str, arguments: &[&str]| -> Result<(), Failed> {
-        redis::cmd(command).arg("GROUP1:V2:BANS").arg(arguments).query::<()>(&mut redis)?;
-        Ok(redis::cmd("INCR").arg("GROUP1:V2:BANS:VERSION").query::<()>(&mut redis)?)
+        let key = group.redis.key("GROUP1:V2:BANS");
+        redis::cmd(command).arg(&key).arg(arguments).query::<()>(&mut redis)?;
+        Ok(redis::cmd("INCR").arg(format!("{key}:VERSION")).query::<()>(&mut redis)?)
     };
     change("HSET", &["user:roger", "0 everyone"])?;
     let mut rest = Vec::new();

@@ -126,7 +126,8 @@ fn retained_for_the_late() -> Result<(), Failed> {
 fn put_old_retained(group: &mut Group) -> Result<(), Failed> {
     let json = r#"{"topic":"r/old","QoS":"AT_LEAST_ONCE","payload":[104,105]}"#;
     let mut redis = group.redis.connection()?;
-    Ok(redis::cmd("HSET").arg("GROUP1:RETAIN").arg("r/old").arg(json).query(&mut redis)?)
+    let key = group.redis.key("GROUP1:RETAIN");
+    Ok(redis::cmd("HSET").arg(key).arg("r/old").arg(json).query(&mut redis)?)
 }
 
 fn wait_for_retained(
@@ -247,7 +248,7 @@ fn empty_redis() -> Result<(), Failed> {
     group.redis.revive()?;
     let mut redis = group.redis.connection()?;
     wait("Redis knows it again", || {
-        let key = "GROUP1:V2:RETAIN";
+        let key = group.redis.key("GROUP1:V2:RETAIN");
         Ok(redis::cmd("HEXISTS").arg(key).arg("r/1").query(&mut redis)?)
     })?;
     let late = group.node("LATE")?;
@@ -265,12 +266,12 @@ fn counters() -> Result<(), Failed> {
     wait_for_totals(&group, &[("CONNECTION", 1), ("SUBSCRIPTIONS", 1), ("RECEIVED", 1)])
 }
 
-fn wait_for_totals(group: &Group, expected: &[(&str, u64)]) -> Result<(), Failed> {
+pub(super) fn wait_for_totals(group: &Group, expected: &[(&str, u64)]) -> Result<(), Failed> {
     let mut redis = group.redis.connection()?;
     wait(&format!("the totals are {expected:?}"), || {
         let mut all_hold = true;
         for (name, count) in expected {
-            let key = format!("STATS:GROUP1:TOTAL_{name}");
+            let key = group.redis.key(&format!("STATS:GROUP1:TOTAL_{name}"));
             let found: Option<u64> = redis::cmd("GET").arg(key).query(&mut redis)?;
             all_hold &= found == Some(*count);
         }
@@ -334,7 +335,7 @@ fn paused() -> Result<(), Failed> {
 }
 
 fn fail_over() -> Result<(), Failed> {
-    let (mut master, replica) = (Redis::start(false)?, Redis::start(false)?);
+    let (mut master, replica) = (Redis::start_alone(false)?, Redis::start_alone(false)?);
     replica.follow(&master)?;
     let sentinel = master.watched()?;
     let nodes = format!("--redis.sentinel.nodes=127.0.0.1:{}", sentinel.port());

@@ -1,5 +1,9 @@
 //! A Redis server and nodes that share it, on free ports of the loopback, in a directory of
 //! their own. All end when dropped.
+//!
+//! With `OCTOPUS_TEST_REDIS_CLUSTER` set, the server of most cases is a Redis Cluster of three
+//! masters ([`super::sharded`]). Those that cut the wire to Redis say nothing then: the nodes of
+//! a Cluster are reached at the addresses it gives.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -24,13 +28,42 @@ pub(crate) struct Redis {
     port: u16,
     directory: PathBuf,
     has_log: bool,
+    /// The port by which the nodes of a Redis Cluster speak to each other, if it is one.
+    bus: Option<u16>,
+    /// The other nodes of its Redis Cluster.
+    pub(super) others: Vec<Self>,
     child: Child,
 }
 
 impl Redis {
     /// - `has_log`: every write is in an append-only file before it is answered.
     pub(super) fn start(has_log: bool) -> Result<Self, Failed> {
+        match std::env::var_os("OCTOPUS_TEST_REDIS_CLUSTER") {
+            Some(_) => super::sharded::start(0, has_log),
+            None => Self::start_alone(has_log),
+        }
+    }
+
+    /// The same, and never a Redis Cluster.
+    pub(super) fn start_alone(has_log: bool) -> Result<Self, Failed> {
         Self::start_at(&[], Ipv4Addr::LOCALHOST, has_log)
+    }
+
+    /// A node of a Redis Cluster to be. It needs two ports, and there are many such nodes: if
+    /// somebody was faster, it takes two others.
+    pub(super) fn start_shard(has_log: bool) -> Result<Self, Failed> {
+        loop {
+            let bus = Some(free_port());
+            let mut redis = Self::spawn(vec![program()], Ipv4Addr::LOCALHOST, has_log, bus)?;
+            let mut has_ended = false;
+            wait("Redis answers, or ends", || {
+                has_ended = redis.child.try_wait()?.is_some();
+                Ok(has_ended || redis.answers())
+            })?;
+            if !has_ended {
+                return Ok(redis);
+            }
+        }
     }
 
     /// Starts it somewhere else.
@@ -42,34 +75,69 @@ impl Redis {
         has_log: bool,
     ) -> Result<Self, Failed> {
         let command = prefix.iter().cloned().chain([program()]).collect();
-        Self::run(command, address, has_log)
+        let redis = Self::spawn(command, address, has_log, None)?;
+        redis.wait_until_there()?;
+        Ok(redis)
     }
 
     /// Starts Valkey, with a log.
     pub(super) fn valkey() -> Result<Self, Failed> {
-        Self::run(vec![valkey()?], Ipv4Addr::LOCALHOST, true)
+        let redis = Self::spawn(vec![valkey()?], Ipv4Addr::LOCALHOST, true, None)?;
+        redis.wait_until_there()?;
+        Ok(redis)
     }
 
-    fn run(command: Vec<String>, address: Ipv4Addr, has_log: bool) -> Result<Self, Failed> {
+    fn spawn(
+        command: Vec<String>,
+        address: Ipv4Addr,
+        has_log: bool,
+        bus: Option<u16>,
+    ) -> Result<Self, Failed> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("octopus-cluster-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory)?;
         let port = free_port();
-        let child = spawn(&command, address, port, &directory, has_log)?;
-        let redis = Self { command, address, port, directory, has_log, child };
-        redis.wait_until_there()?;
-        Ok(redis)
+        let child = spawn(&command, address, port, &directory, has_log, bus)?;
+        let others = Vec::new();
+        Ok(Self { command, address, port, directory, has_log, bus, others, child })
     }
 
     pub(super) fn port(&self) -> u16 {
         self.port
     }
 
+    pub(super) fn bus(&self) -> Option<u16> {
+        self.bus
+    }
+
+    /// It and the others of its Redis Cluster.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    /// How nodes are told where it is.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        if self.bus.is_none() {
+            let (address, port) = (self.address, self.port);
+            return vec![format!("--redis.host={address}"), format!("--redis.port={port}")];
+        }
+        let nodes: Vec<String> = self.all().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+        vec![format!("--redis.cluster.nodes={}", nodes.join(","))]
+    }
+
+    /// The name of a key of the group, as this Redis has it.
+    pub(super) fn key(&self, name: &str) -> String {
+        match self.bus {
+            Some(_) => name.replacen("GROUP1", "{GROUP1}", 1),
+            None => name.to_owned(),
+        }
+    }
+
     /// Makes it a replica, and waits until it has what `master` has.
     pub(super) fn follow(&self, master: &Self) -> Result<(), Failed> {
-        let mut own = self.connection()?;
+        let mut own = self.own_connection()?;
         redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port).query::<()>(&mut own)?;
         wait("the replica follows", || {
             let info: String = redis::cmd("INFO").arg("replication").query(&mut own)?;
@@ -94,7 +162,9 @@ impl Redis {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
         let (command, address) = (Vec::new(), Ipv4Addr::LOCALHOST);
-        let sentinel = Self { command, address, port, directory, has_log: false, child };
+        let (bus, others) = (None, Vec::new());
+        let sentinel =
+            Self { command, address, port, directory, has_log: false, bus, others, child };
         sentinel.wait_until_there()?;
         let mut connection = sentinel.connection()?;
         wait("the Sentinel knows the replica", || {
@@ -114,12 +184,30 @@ impl Redis {
 
     /// Starts it again, with what its log holds.
     pub(crate) fn revive(&mut self) -> Result<(), Failed> {
-        let Self { command, address, port, directory, has_log, .. } = &*self;
-        self.child = spawn(command, *address, *port, directory, *has_log)?;
+        let Self { command, address, port, directory, has_log, bus, .. } = &*self;
+        self.child = spawn(command, *address, *port, directory, *has_log, *bus)?;
         self.wait_until_there()
     }
 
+    /// To where the group's keys are; waits until somebody has them.
     pub(super) fn connection(&self) -> Result<redis::Connection, Failed> {
+        if self.others.is_empty() {
+            return self.own_connection();
+        }
+        let mut found = None;
+        wait("a node of the Redis Cluster serves the group", || {
+            found = self.all().find_map(|one| {
+                let mut connection = one.own_connection().ok()?;
+                let nothing = redis::cmd("EXISTS").arg("{GROUP1}").query::<bool>(&mut connection);
+                nothing.is_ok().then_some(connection)
+            });
+            Ok(found.is_some())
+        })?;
+        found.ok_or_else(|| "nobody does".into())
+    }
+
+    /// To this server.
+    pub(crate) fn own_connection(&self) -> Result<redis::Connection, Failed> {
         let client = redis::Client::open((self.address.to_string(), self.port))?;
         let connection = client.get_connection()?;
         connection.set_read_timeout(Some(PATIENCE))?;
@@ -128,7 +216,7 @@ impl Redis {
 
     /// How often a command was called since the server started.
     pub(super) fn calls(&self, command: &str) -> Result<u64, Failed> {
-        let mut connection = self.connection()?;
+        let mut connection = self.own_connection()?;
         let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut connection)?;
         let prefix = format!("cmdstat_{command}:calls=");
         let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
@@ -137,13 +225,13 @@ impl Redis {
     }
 
     fn wait_until_there(&self) -> Result<(), Failed> {
-        wait("Redis answers", || {
-            let is_open = TcpStream::connect((self.address, self.port)).is_ok();
-            Ok(is_open
-                && self
-                    .connection()
-                    .is_ok_and(|mut c| redis::cmd("PING").query::<String>(&mut c).is_ok()))
-        })
+        wait("Redis answers", || Ok(self.answers()))
+    }
+
+    fn answers(&self) -> bool {
+        let is_open = TcpStream::connect((self.address, self.port)).is_ok();
+        let ping = |mut connection| redis::cmd("PING").query::<String>(&mut connection).is_ok();
+        is_open && self.own_connection().is_ok_and(ping)
     }
 }
 
@@ -176,6 +264,7 @@ fn spawn(
     port: u16,
     directory: &PathBuf,
     has_log: bool,
+    bus: Option<u16>,
 ) -> std::io::Result<Child> {
     let mut words = line.iter();
     let mut command = Command::new(words.next().map_or("", String::as_str));
@@ -183,6 +272,10 @@ fn spawn(
     command.args(["--protected-mode", "no", "--bind"]).arg(address.to_string());
     command.args(["--appendonly", if has_log { "yes" } else { "no" }]);
     command.arg("--port").arg(port.to_string()).arg("--dir").arg(directory);
+    if let Some(bus) = bus {
+        command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]);
+        command.args(["--cluster-port", &bus.to_string(), "--repl-diskless-sync-delay", "0"]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn()
 }
@@ -213,11 +306,10 @@ impl Group {
         let mut settings = vec![
             "--broker.group=GROUP1".to_owned(),
             format!("--broker.id={id}"),
-            "--redis.host=127.0.0.1".to_owned(),
-            format!("--redis.port={}", self.redis.port),
             "--cluster.lease=2s".to_owned(),
             "--shards=2".to_owned(),
         ];
+        settings.extend(self.redis.settings());
         settings.extend(self.settings.iter().cloned());
         settings.extend(own.iter().cloned());
         Process::start(&settings)

@@ -10,6 +10,7 @@ mod history;
 mod network;
 mod raw;
 mod sessions;
+pub(crate) mod sharded;
 mod subscriptions;
 
 use libtest_mimic::Trial;
@@ -17,6 +18,6 @@ use libtest_mimic::Trial;
 pub(crate) fn trials() -> Vec<Trial> {
     let cases = cases::all().into_iter().chain(sessions::all()).chain(bans::all());
     let cases = cases.chain(subscriptions::all()).chain(away::all());
-    let cases = cases.chain(history::all()).chain(network::all());
+    let cases = cases.chain(history::all()).chain(network::all()).chain(sharded::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }

@@ -147,8 +147,8 @@ fn adopted() -> Result<(), Failed> {
     let publisher = Client::connect(&b, "p")?;
     let mut redis = group.redis.connection()?;
     wait("B has the session", || {
-        let owner: String =
-            redis::cmd("HGET").arg("GROUP1:SESSION:s").arg("owner").query(&mut redis)?;
+        let key = group.redis.key("GROUP1:SESSION:s");
+        let owner: String = redis::cmd("HGET").arg(key).arg("owner").query(&mut redis)?;
         Ok(owner.starts_with("B:"))
     })?;
     publisher.publish("m/1", QoS::AtLeastOnce, "while away")?;

@@ -130,15 +130,19 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// All on the loopback, each node behind a wire to Redis and a door to its clients.
+    /// A Redis Cluster is reached without a wire, because it tells its own addresses.
     pub(crate) fn with(redis: Redis, environment: &[(String, String)]) -> Result<Self, Failed> {
         let mut nodes = Vec::new();
+        let is_sharded = redis.bus().is_some();
+        let settings = if is_sharded { redis.settings() } else { Vec::new() };
         for name in NODES {
-            let wire = Relay::to((Ipv4Addr::LOCALHOST, redis.port()).into())?;
+            let to_redis = SocketAddr::from((Ipv4Addr::LOCALHOST, redis.port()));
+            let wire = (!is_sharded).then(|| Relay::to(to_redis)).transpose()?;
             let mut place = Place::here();
             if name == "B" {
                 place.environment = environment.to_vec();
             }
-            nodes.push(Node::start(name, &place, &[], Some(wire), true)?);
+            nodes.push(Node::start(name, &place, &settings, wire, true)?);
         }
         Ok(Self { redis, nodes })
     }
@@ -227,7 +231,7 @@ impl Scene {
 
     fn wait_for_lease(&self, name: &str, is_held: bool) -> Result<(), Failed> {
         let mut redis = self.stage.redis.connection()?;
-        let key = format!("GROUP1:NODE:{name}");
+        let key = self.stage.redis.key(&format!("GROUP1:NODE:{name}"));
         self.wait(&format!("{name} holds its lease: {is_held}"), || {
             Ok(redis::cmd("EXISTS").arg(&key).query::<bool>(&mut redis)? == is_held)
         })
@@ -238,7 +242,8 @@ impl Scene {
         let mut redis = self.stage.redis.connection()?;
         let live = self.stage.nodes.iter().filter(|node| node.process.is_some()).count();
         self.wait("only live nodes are in the group", || {
-            let known: usize = redis::cmd("HLEN").arg("GROUP1:V2:NODES").query(&mut redis)?;
+            let key = self.stage.redis.key("GROUP1:V2:NODES");
+            let known: usize = redis::cmd("HLEN").arg(key).query(&mut redis)?;
             Ok(known == live)
         })
     }
@@ -268,8 +273,8 @@ impl Scene {
         let mut redis = self.stage.redis.connection()?;
         self.wait("every inbox is empty", || {
             let mut count = 0;
-            let inboxes: Vec<String> =
-                redis::cmd("KEYS").arg("GROUP1:V2:INBOX:*").query(&mut redis)?;
+            let pattern = self.stage.redis.key("GROUP1:V2:INBOX:*");
+            let inboxes: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut redis)?;
             for key in inboxes {
                 count += redis::cmd("XLEN").arg(key).query::<u64>(&mut redis)?;
             }
@@ -342,7 +347,7 @@ impl Scene {
         ];
         let mut counters = Vec::new();
         for (name, truth) in truth {
-            let key = format!("STATS:GROUP1:TOTAL_{name}");
+            let key = self.stage.redis.key(&format!("STATS:GROUP1:TOTAL_{name}"));
             let is: Option<u64> = redis::cmd("GET").arg(key).query(&mut redis)?;
             counters.push((name, is.unwrap_or(0), truth));
         }
