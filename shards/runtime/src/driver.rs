@@ -186,7 +186,11 @@ impl<S: Service> Driver<S> {
         if timeout.is_zero() || !self.mesh.inbox.falls_asleep() {
             return self.ring.wait(Duration::ZERO);
         }
-        let woken = self.ring.wait(timeout);
+        let woken = if self.acceptor.is_in_storm(self.now) {
+            self.ring.wait_for_several(timeout)
+        } else {
+            self.ring.wait(timeout)
+        };
         self.mesh.inbox.wakes_up();
         woken
     }

@@ -3,7 +3,7 @@
 //! [`start`] runs one glommio executor per core; in each, one task owns a [`Service`] (the
 //! engine's `Shard`) and turns its loop: bytes and envelopes in, bytes and envelopes out. The
 //! only crate that names glommio and io_uring, and the only one with `unsafe` in it: in `net`
-//! (the ring's memory), `wake` (eventfd) and `preflight` (rlimits).
+//! (the ring's memory), `wake` (eventfd) and `preflight` (rlimits, the table of descriptors).
 //!
 //! Read in this order: `node` (start and stop), `driver` (the loop), `net` (the ring), `mesh`
 //! (what shards send each other), `stream` (what may lie between a socket and MQTT), then the rest.

@@ -3,14 +3,19 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use octopus_engine::ShardId;
 
 use crate::listener::Address;
 use crate::net;
+use crate::wake::Wake;
 
 /// Locked memory that glommio asks for, in bytes.
 const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
+
+/// Descriptors that the kernel makes room for at the start, 8 bytes of its memory each.
+const DESCRIPTORS_AHEAD: u64 = 64 << 10;
 
 /// Why a node does not start. `Display` says what it is and the remedy.
 #[derive(Debug)]
@@ -81,15 +86,15 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Raises the soft limits on descriptors and locked memory to the hard ones, and sets up a
-/// ring as the shards will.
+/// Raises the soft limits on descriptors and locked memory to the hard ones, has room made for
+/// many descriptors, and sets up a ring as the shards will.
 ///
 /// Scope: process. [`crate::start`] calls it; a `check` command may as well.
 ///
 /// # Errors
 /// Says which of kernel, sysctl, seccomp and RLIMIT_MEMLOCK is in the way.
 pub fn preflight() -> Result<(), StartError> {
-    raise_limit(libc::RLIMIT_NOFILE);
+    reserve_descriptors(raise_limit(libc::RLIMIT_NOFILE));
     let locked_bytes = raise_limit(libc::RLIMIT_MEMLOCK);
     if locked_bytes < MEMLOCK_MIN_BYTES {
         return Err(StartError::LockedMemory { hard_bytes: locked_bytes });
@@ -138,6 +143,21 @@ fn raise_limit(resource: libc::__rlimit_resource_t) -> u64 {
     limit.rlim_cur
 }
 
+/// Grows the process's table of descriptors to what it will need. It doubles as connections
+/// come, and each time the thread whose accept finds it full waits 10 ms and more until no
+/// other thread can still read the old one (bench/results/2026-11-29-tried-2.md).
+fn reserve_descriptors(limit: u64) {
+    let last = limit.min(DESCRIPTORS_AHEAD).saturating_sub(1) as libc::c_int;
+    // No room, or none so high: then it grows as connections come.
+    let Ok(any) = Wake::new() else { return };
+    // SAFETY: takes a descriptor and an integer, touches no memory of ours.
+    let high = unsafe { libc::fcntl(any.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) };
+    if high >= 0 {
+        // SAFETY: just made by fcntl, owned by nobody else. The table stays when it is closed.
+        drop(unsafe { OwnedFd::from_raw_fd(high) });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +188,16 @@ mod tests {
                 assert!(text.contains(word), "{errno}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn there_is_room_for_many_descriptors_before_they_come() {
+        let limit = raise_limit(libc::RLIMIT_NOFILE);
+        reserve_descriptors(limit);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        let size: u64 = size.trim().parse().unwrap();
+        assert!(size >= limit.min(DESCRIPTORS_AHEAD), "{size} of {limit}");
     }
 
     #[test]

@@ -19,6 +19,12 @@ use super::buffers::{GROUP, ReceiveBuffers};
 use super::writes::{Span, WriteIndex, Writes};
 use crate::Tuning;
 
+/// How long [`Ring::wait_for_several`] looks before it sleeps.
+const LOOK: Duration = Duration::from_micros(20);
+/// Completions that it then sleeps for, and how long at the most while fewer have come.
+const SEVERAL: usize = 16;
+const SEVERAL_WAIT: Duration = Duration::from_micros(100);
+
 /// What a completion answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -150,6 +156,7 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_coop_taskrun()
+        .setup_taskrun_flag()
         .setup_submit_all()
         .setup_clamp()
         .setup_cqsize(entries.saturating_mul(4))
@@ -262,6 +269,42 @@ impl Ring {
         tolerate(submitted)
     }
 
+    /// As [`Self::wait`], but looks for a while before it sleeps; and if it sleeps, a few
+    /// completions do not end it before [`SEVERAL_WAIT`].
+    ///
+    /// For when much is known to come: each end of a sleep costs this thread a switch, and
+    /// whoever caused it an interrupt of this core.
+    pub(crate) fn wait_for_several(&mut self, timeout: Duration) -> io::Result<()> {
+        // The kernel has the second part from Linux 6.12 on.
+        if self.look(LOOK)? || !self.ring.params().is_feature_min_timeout() {
+            return self.wait(timeout);
+        }
+        let timeout = Timespec::from(timeout);
+        let args = SubmitArgs::new().timespec(&timeout);
+        let args = args.min_wait_usec(SEVERAL_WAIT.as_micros() as u32);
+        tolerate(self.ring.submitter().submit_with_args(SEVERAL, &args))
+    }
+
+    /// Submits what was asked for and looks for completions, without sleeping, for `time` at
+    /// the most; true if there is something to take.
+    fn look(&mut self, time: Duration) -> io::Result<bool> {
+        self.buffers.publish();
+        if !self.ring.submission().is_empty() {
+            tolerate(self.ring.submitter().submit())?;
+        }
+        let begin = std::time::Instant::now();
+        loop {
+            // Most completions wait for this thread to enter the kernel; a flag says so.
+            if !self.ring.completion().is_empty() || self.ring.submission().taskrun() {
+                return Ok(true);
+            }
+            if begin.elapsed() >= time {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// Copies all completions into `out`.
     pub(crate) fn completions(&mut self, out: &mut Vec<Completion>) {
         for entry in self.ring.completion() {
@@ -323,7 +366,51 @@ impl Drop for Ring {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Instant;
+
     use super::*;
+    use crate::wake::Wake;
+
+    /// Far longer than any wait in these tests ought to take.
+    const LONG: Duration = Duration::from_secs(5);
+
+    fn watched(count: usize) -> (Ring, Vec<Wake>) {
+        let mut ring = Ring::new(&Tuning::default()).unwrap();
+        let wakes: Vec<_> = (0..count).map(|_| Wake::new().unwrap()).collect();
+        for wake in &wakes {
+            ring.watch(wake.as_fd());
+        }
+        (ring, wakes)
+    }
+
+    #[test]
+    fn several_completions_are_waited_for_but_a_few_are_not_held_back_for_long() {
+        for count in [1, SEVERAL, 2 * SEVERAL] {
+            let (mut ring, wakes) = watched(count);
+            let begin = Instant::now();
+            for wake in &wakes {
+                wake.signal();
+            }
+            ring.wait_for_several(LONG).unwrap();
+            assert!(begin.elapsed() < LONG, "{count} were not taken for enough");
+            let mut completions = Vec::new();
+            ring.completions(&mut completions);
+            assert!(completions.len() >= count.min(SEVERAL), "{} of {count}", completions.len());
+        }
+    }
+
+    #[test]
+    fn a_wait_for_several_sleeps_on_while_there_is_nothing() {
+        let (mut ring, _wakes) = watched(1);
+        let timeout = 50 * SEVERAL_WAIT;
+        let begin = Instant::now();
+        ring.wait_for_several(timeout).unwrap();
+        assert!(begin.elapsed() >= timeout);
+        let mut completions = Vec::new();
+        ring.completions(&mut completions);
+        assert!(completions.is_empty());
+    }
 
     #[test]
     fn a_token_survives_the_ring() {
