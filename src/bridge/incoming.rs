@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use octopus_engine::{
-    Envelope, NodeIndex, PeerSet, ReplayId, RetainedFound, RetainedQuery, SessionId, SessionRef,
-    ShardId,
+    Envelope, NodeIndex, PeerSet, Presence, ReplayId, RetainedFound, RetainedQuery, SessionId,
+    SessionRef, ShardId,
 };
 use octopus_mqtt::QoS;
 use octopus_runtime::Plain;
@@ -17,7 +17,7 @@ use octopus_runtime::Plain;
 use super::{
     compat,
     link::LinkState,
-    members::{View, id_of},
+    members::{Member, View, id_of},
     outbox::Lane,
     retained::{self, Catch},
     rules::Entry,
@@ -37,6 +37,7 @@ impl Bridge {
                 tracing::info!(epoch = self.epoch(), "in the group");
                 self.see_group();
                 self.tell_all_interest();
+                self.ask_moved();
             }
             Event::Seen => self.see_group(),
             Event::Written { ops, result } => self.on_written(ops, result),
@@ -49,13 +50,15 @@ impl Bridge {
             }
             Event::Heard { channel, payload } => self.heard(&channel, &payload),
             Event::Interest { node, found } => self.loaded(&node, &found),
-            Event::Inbox(entries) => self.take_inbox(&entries),
+            Event::Inbox(entries) => self.take_or_keep(entries),
             Event::Log(entries) => self.take_log(&entries),
             Event::Catch(catch) => self.caught(catch),
             Event::Owed => self.begin_rounds(),
             Event::LeftSeen { round, found } => self.left_seen(round, &found),
             Event::Left { round, entries } => self.take_left(round, &entries),
             Event::LeftEnds { round } => self.end_round(round),
+            Event::Bequeathed { node, moved, lost } => self.bequeathed(&node, moved, lost),
+            Event::Moved { epoch, upto } => self.moved(epoch, upto),
         }
     }
 
@@ -81,13 +84,17 @@ impl Bridge {
             self.remove_node(&name);
         }
         for (name, member) in view.nodes.into_iter().filter(|(name, _)| *name != own) {
-            match self.nodes.get_mut(&name) {
-                None => self.add_node(&name, member.epoch),
-                Some(node) if node.epoch != member.epoch => {
-                    node.epoch = member.epoch;
-                    self.load(&name);
-                }
-                Some(_) => {}
+            let Some(node) = self.nodes.get_mut(&name) else {
+                self.add_node(&name, &member);
+                continue;
+            };
+            let is_other = node.epoch != member.epoch;
+            node.epoch = member.epoch;
+            if std::mem::replace(&mut node.is_live, member.is_live) != member.is_live {
+                self.tell_groups(&name);
+            }
+            if is_other {
+                self.load(&name);
             }
         }
     }
@@ -117,7 +124,8 @@ impl Bridge {
         gone
     }
 
-    fn add_node(&mut self, name: &str, epoch: u64) {
+    fn add_node(&mut self, name: &str, member: &Member) {
+        let (epoch, is_live) = (member.epoch, member.is_live);
         let index = NodeIndex(self.indexes.acquire());
         let slot = usize::from(index.0);
         if self.by_index.len() <= slot {
@@ -135,6 +143,7 @@ impl Bridge {
             later: Vec::new(),
             is_loading: false,
             is_spreading: false,
+            is_live,
             missing_since: None,
         };
         self.nodes.insert(name.to_owned(), node);
@@ -241,12 +250,21 @@ impl Bridge {
                 self.give_all(&Envelope::NodeInterest { node: index, filter, wanted });
             }
             Entry::Group(key, _) => {
-                let presence = Self::group_presence(&node.entries, &key);
-                let home = key.clone();
-                self.told_group = true;
-                self.give_home(&home, Envelope::NodeGroup { node: index, key, presence });
+                let presence = node.presence(&key);
+                self.tell_group(index, key, presence);
             }
         }
+    }
+
+    pub(super) fn tell_group(
+        &mut self,
+        node: NodeIndex,
+        key: Box<str>,
+        presence: Option<Presence>,
+    ) {
+        let home = key.clone();
+        self.told_group = true;
+        self.give_home(&home, Envelope::NodeGroup { node, key, presence });
     }
 
     // --- messages ---
@@ -296,6 +314,7 @@ impl Bridge {
     ///
     /// - `taken`: the batch of the inbox it is of; `None`: it came by pub/sub.
     fn take_frame(&mut self, frame: &[u8], taken: Option<&mut Taken>) {
+        let is_moved = taken.as_ref().is_some_and(|taken| self.is_moved(&taken.upto));
         let (head, records) = match wire::messages(frame, self.clock()) {
             Ok(read) => read,
             Err(error) => return self.malformed(error),
@@ -310,16 +329,18 @@ impl Bridge {
         if let Some(taken) = taken {
             let is_qos2 = |record: &Record| record.message.qos() == QoS::ExactlyOnce;
             taken.has_qos2 |= records.iter().any(is_qos2);
+            taken.again |= records.iter().any(|record| record.group.is_some());
             taken.seen.insert(head.origin.to_owned(), *seen);
         }
         self.counters.gap(take.gap);
         self.counters.duplicate(take.duplicates);
         self.counters.received(records.len() as u64 - take.duplicates);
         let new = records.into_iter().skip(take.duplicates as usize);
-        new.for_each(|record| self.deliver(record));
+        let own = new.filter(|record| !is_moved || record.group.is_none());
+        own.for_each(|record| self.deliver(record));
     }
 
-    fn deliver(&mut self, record: Record) {
+    pub(super) fn deliver(&mut self, record: Record) {
         let Record { group, message } = record;
         if let Some(key) = group {
             let home = key.clone();
@@ -332,13 +353,13 @@ impl Bridge {
         }
     }
 
-    fn take_inbox(&mut self, entries: &[(String, Bytes)]) {
+    pub(super) fn take_inbox(&mut self, entries: &[(String, Bytes)]) {
         let mut taken = Taken { count: entries.len(), ..Taken::default() };
         for (id, frame) in entries {
             taken.upto.clone_from(id);
             self.take_frame(frame, Some(&mut taken));
         }
-        self.fence(After::Inbox(taken));
+        self.fence_inbox(taken);
     }
 
     // --- retained messages ---

@@ -66,6 +66,18 @@ impl Keys {
         self.own(&format!("SEEN:{name}"))
     }
 
+    /// Hash: `last`, the last entry of a node's inbox with messages for shared groups; `at`, up
+    /// to where others have them, as the node is dead; `gone`, once it is forgotten.
+    pub fn estate(&self, name: &str) -> String {
+        self.own(&format!("ESTATE:{name}"))
+    }
+
+    /// Sorted set: messages of QoS 2 for shared groups that this node's sessions have, and when
+    /// they got them; see `store::scripts`.
+    pub fn got(&self, name: &str) -> String {
+        self.own(&format!("GOT:{name}"))
+    }
+
     /// String: this node said lately that it is there; see `store::scripts`.
     pub fn awake(&self, name: &str) -> String {
         self.own(&format!("AWAKE:{name}"))

@@ -85,6 +85,7 @@ impl Bridge {
             let take = seen.take(head.epoch, head.first, records.len() as u64);
             for record in records.into_iter().skip(take.duplicates as usize) {
                 if record.group.is_some() {
+                    // It goes to a member that is left (`bequest`).
                     continue;
                 }
                 let message = record.message;

@@ -29,8 +29,9 @@ use super::{
     link::{Link, LinkError},
 };
 
-/// Takes the lease. KEYS: node, nodes, epoch. ARGV: name, incarnation, lease in ms, the highest
-/// epoch we know of (Redis may have forgotten). Answers the epoch, or 0 if another holds it.
+/// Takes the lease. KEYS: node, nodes, epoch, estate. ARGV: name, incarnation, lease in ms, the
+/// highest epoch we know of (Redis may have forgotten). Answers the epoch, or 0 if another holds
+/// it.
 const TAKE: &str = r"
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[2] then return 0 end
@@ -41,6 +42,8 @@ if epoch <= tonumber(ARGV[4]) then
   redis.call('SET', KEYS[3], epoch)
 end
 redis.call('HSET', KEYS[2], ARGV[1], epoch)
+redis.call('HDEL', KEYS[4], 'gone')
+redis.call('PERSIST', KEYS[4])
 return epoch";
 
 /// Refreshes the lease and answers whether it is still ours, then name, epoch and liveness of
@@ -66,9 +69,22 @@ const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0";
 
+/// Whether a stream that is read up to the entry `at` is read up to `last`, if there is one.
+pub(super) const IS_REACHED: &str = r"
+local function is_reached(at, last)
+  if not last then return true end
+  local ms, number = string.match(at or '', '(%d+)-(%d+)')
+  local last_ms, last_number = string.match(last, '(%d+)-(%d+)')
+  if ms ~= last_ms then return ms and tonumber(ms) > tonumber(last_ms) end
+  return tonumber(number) >= tonumber(last_number)
+end
+";
+
 /// Takes a node that is not live off the list, if nobody needs what it left: no session is its
-/// own, and none waits for what is in its inbox. KEYS: node, nodes, clients that wait, its
-/// sessions. ARGV: name, its epoch, incarnation, prefix of sessions.
+/// own, none waits for what is in its inbox, and what of that was for shared groups is with
+/// others. From then on nothing is written into its inbox. KEYS: node, nodes, clients that wait,
+/// its sessions, estate. ARGV: name, its epoch, incarnation, prefix of sessions, how long it is
+/// known that it is gone, ms.
 const FORGET: &str = r"
 if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
 if redis.call('GET', KEYS[1]) == ARGV[3] then return 0 end
@@ -79,7 +95,14 @@ for _, client in ipairs(redis.call('SRANDMEMBER', KEYS[3], 100)) do
   end
 end
 if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
+local estate = redis.call('HMGET', KEYS[5], 'last', 'at')
+if not is_reached(estate[2], estate[1]) then return 0 end
+redis.call('HSET', KEYS[5], 'gone', '1')
+redis.call('PEXPIRE', KEYS[5], ARGV[5])
 return redis.call('HDEL', KEYS[2], ARGV[1])";
+
+/// How long a node is known to be gone: longer than anything waits to be written for it.
+const GONE_TIME: Duration = Duration::from_secs(48 * 3600);
 
 /// A node of the group as this one sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,11 +289,13 @@ impl Members {
     pub async fn forget(&self, name: &str, epoch: u64) -> Result<(), LinkError> {
         let inner = &*self.0;
         let keys = &inner.keys;
-        let script = Script::new(FORGET);
+        let script = Script::new(&format!("{IS_REACHED}{FORGET}"));
         let (id, incarnation) = name.rsplit_once(':').unwrap_or((name, ""));
         let mut call = script.key(keys.node(id));
         call.key(keys.nodes()).key(keys.left(name)).key(keys.owned(name));
+        call.key(keys.estate(name));
         call.arg(name).arg(epoch).arg(incarnation).arg(keys.session(""));
+        call.arg(GONE_TIME.as_millis() as u64);
         inner.link.script(&mut call).await
     }
 
@@ -281,7 +306,7 @@ impl Members {
         let known = inner.view.borrow().epoch;
         let script = Script::new(TAKE);
         let mut call = script.key(inner.keys.node(&inner.id));
-        call.key(inner.keys.nodes()).key(inner.keys.epoch());
+        call.key(inner.keys.nodes()).key(inner.keys.epoch()).key(inner.keys.estate(&inner.name));
         call.arg(&inner.name)
             .arg(&inner.incarnation)
             .arg(inner.lease.as_millis() as u64)

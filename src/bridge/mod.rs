@@ -4,8 +4,9 @@
 //! `outbox` (what waits to be written), `run`, `outgoing` and `incoming` (the bridge itself:
 //! from the shards to Redis, from Redis to the shards), `retained` (how a node catches up),
 //! `known` (which nodes know what a node wants), `left` (what a node that is dead or silent had
-//! not taken in), `work` (the tasks that wait for Redis), `keys`, `link` and `members` (names,
-//! the connection, the lease), `compat` (the predecessor's JSON).
+//! not taken in), `bequest` (the same of shared groups), `work` (the tasks that wait for Redis),
+//! `keys`, `link` and `members` (names, the connection, the lease), `compat` (the predecessor's
+//! JSON).
 //!
 //! In a Redis Cluster all of it goes by the one master that serves the group's slot (`link`), but
 //! for QoS 0, which spreads over the masters (`Bridge::spread`, `Work::spread`).
@@ -16,6 +17,7 @@
 //! publisher's messages keep their order; a QoS 0 message may overtake or be overtaken by one of
 //! QoS 1 or 2. What is lost, comes twice or is refused is counted (`counters`).
 
+mod bequest;
 pub mod compat;
 pub mod counters;
 mod incoming;

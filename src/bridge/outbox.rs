@@ -52,6 +52,11 @@ impl Durable {
         self.parcels.iter().map(|parcel| parcel.record.len()).sum()
     }
 
+    /// Something in it is for a shared group.
+    pub fn is_shared(&self) -> bool {
+        self.parcels.iter().any(|parcel| wire::group_of(&parcel.record).is_some())
+    }
+
     pub fn receipts(&self) -> impl Iterator<Item = u64> {
         self.parcels.iter().filter_map(|parcel| parcel.receipt)
     }

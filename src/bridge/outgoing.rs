@@ -150,13 +150,19 @@ impl Bridge {
         match result {
             Ok(answers) => {
                 let mut refused = BTreeMap::<String, Vec<Durable>>::new();
+                let mut gone = Vec::new();
                 for (op, answer) in ops.into_iter().zip(answers) {
                     match op {
                         Op::Append(durable) if answer == Value::Int(0) => {
                             refused.entry(durable.node.clone()).or_default().push(durable);
                         }
+                        Op::Append(durable) if answer == Value::Int(2) => gone.push(durable),
                         op => self.done(op, &answer),
                     }
+                }
+                for durable in gone {
+                    self.load.sub(durable.count(), durable.bytes());
+                    durable.parcels.into_iter().for_each(|parcel| self.gone_before(parcel));
                 }
                 self.holds_durable |= !refused.is_empty();
                 for (node, frames) in refused {
@@ -266,11 +272,13 @@ impl Bridge {
         if self.nodes.values().any(|node| node.missing_since.is_some()) {
             self.see_group();
         }
+        self.take_uncertain();
         self.waiting.extend(self.untrimmed.take());
         self.holds_durable = false;
         if self.link.is_up() && now - self.measured_at >= Duration::from_secs(1) {
             self.measured_at = now;
             self.forget_gone();
+            self.bequeath();
             let names = self.nodes.keys().cloned();
             let measures: Vec<Op> = names.map(|node| Op::Measure { node }).collect();
             self.waiting.extend(measures);
@@ -303,22 +311,18 @@ impl Bridge {
         for record in fast {
             self.load.sub(1, record.len());
         }
-        let mut numbers = Vec::new();
-        for parcel in durable {
-            self.load.sub(1, parcel.record.len());
-            self.counters.node_gone(1);
-            numbers.extend(parcel.receipt);
-        }
+        let mut parcels = durable;
+        parcels.iter().for_each(|parcel| self.load.sub(1, parcel.record.len()));
         let load = &mut self.load;
         self.waiting.retain_mut(|op| match op {
             Op::Append(durable) if durable.node == name => {
                 load.sub(durable.count(), durable.bytes());
-                numbers.extend(durable.receipts());
+                parcels.append(&mut durable.parcels);
                 false
             }
             Op::Measure { node } => node != name,
             _ => true,
         });
-        numbers.into_iter().for_each(|number| self.written(Some(number)));
+        parcels.into_iter().for_each(|parcel| self.gone_before(parcel));
     }
 }

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Joined,
+    bequest::Uncertain,
     compat::Outside,
     counters::Counters,
     known::{Known, Mark},
@@ -57,8 +58,19 @@ pub(super) struct Node {
     pub(super) is_loading: bool,
     /// Fast frames are on their way to it; see [`Bridge::spread`].
     pub(super) is_spreading: bool,
+    /// Its lease holds, as far as is known.
+    pub(super) is_live: bool,
     /// Since when it is not in the list of nodes.
     pub(super) missing_since: Option<Instant>,
+}
+
+impl Node {
+    /// What its members of a shared group are like. Those of a node that is not live come last.
+    pub(super) fn presence(&self, key: &str) -> Option<Presence> {
+        let has = |presence| self.entries.contains(&Entry::Group(key.into(), presence));
+        let found = [Presence::Online, Presence::Offline].into_iter().find(|&p| has(p))?;
+        Some(if self.is_live { found } else { Presence::Offline })
+    }
 }
 
 /// One change of a node's interest, as it told it.
@@ -81,6 +93,12 @@ pub(super) enum After {
     /// More may be read.
     Permit(Arc<Semaphore>),
     Inbox(Taken),
+    /// A message for a shared group was taken in that another node had no use for. The home
+    /// shard gives it to a member: that has it for certain when it is asked once more.
+    Regrouped {
+        receipt: Option<u64>,
+        again: bool,
+    },
     /// What these nodes want, up to these marks. Of a shared group the home shard tells the
     /// others: they have it for certain when they are asked once more (`again`).
     Told {
@@ -100,6 +118,10 @@ pub(super) struct Taken {
     pub(super) seen: HashMap<String, Seen>,
     /// One of its messages must not come again.
     pub(super) has_qos2: bool,
+    /// Home shards of shared groups give some of it to members: all shards are asked once more.
+    pub(super) again: bool,
+    /// They were.
+    pub(super) is_second: bool,
     pub(super) count: usize,
 }
 
@@ -138,6 +160,17 @@ pub struct Bridge {
     pub(super) holds_durable: bool,
     /// The last trimming of the inbox that was put off.
     pub(super) untrimmed: Option<Op>,
+    /// Batches of the inbox of which the shards are still to be asked once more.
+    again_count: usize,
+    /// Since when nodes are not live.
+    pub(super) dead_since: HashMap<String, Instant>,
+    /// Dead nodes whose inboxes are being gone through for shared groups.
+    pub(super) bequeathing: HashSet<String>,
+    pub(super) moves: u64,
+    /// What of this node's own inbox went to others, known under this epoch.
+    pub(super) moved_epoch: u64,
+    pub(super) moved_upto: Option<String>,
+    pub(super) uncertain: Uncertain,
     /// Nodes in whose inboxes there is something for sessions of this node.
     pub(super) owed: BTreeSet<Box<str>>,
     /// What was seen in each inbox that is being gone through.
@@ -219,6 +252,13 @@ impl Bridge {
             durable_seen: HashMap::new(),
             untrimmed: None,
             holds_durable: false,
+            again_count: 0,
+            dead_since: HashMap::new(),
+            bequeathing: HashSet::new(),
+            moves: 0,
+            moved_epoch: 0,
+            moved_upto: None,
+            uncertain: Uncertain::new(),
             owed: BTreeSet::new(),
             rounds: HashMap::new(),
             last_round: 0,
@@ -244,6 +284,7 @@ impl Bridge {
             counters,
             measured_at: Instant::now(),
         };
+        bridge.moved_epoch = bridge.epoch();
         bridge.open_outside();
         if let Some(catch) = catch {
             bridge.caught(catch);
@@ -389,8 +430,8 @@ impl Bridge {
         for index in nodes.iter() {
             let name = self.by_index.get(usize::from(index)).and_then(Option::as_ref);
             let Some(node) = name.and_then(|name| self.nodes.get_mut(name)) else {
-                self.counters.node_gone(1);
-                self.written(receipt);
+                let record = record.clone();
+                self.gone_before(Parcel { record, receipt, deadline });
                 continue;
             };
             self.load.add(record.len());
@@ -425,11 +466,19 @@ impl Bridge {
         {
             match fence.then {
                 After::Permit(permits) => permits.add_permits(1),
+                After::Regrouped { receipt, again: true } => {
+                    self.fence(After::Regrouped { receipt, again: false });
+                }
+                After::Regrouped { receipt, again: false } => self.written(receipt),
                 After::Told { marks, again: true } => {
                     self.fence(After::Told { marks, again: false });
                 }
                 After::Told { marks, again: false } => self.say_known(marks),
+                After::Inbox(taken) if taken.again => {
+                    self.fence(After::Inbox(Taken { again: false, is_second: true, ..taken }));
+                }
                 After::Inbox(taken) => {
+                    self.again_count -= usize::from(taken.is_second);
                     self.inbox_permits.add_permits(1);
                     self.taken_in(Taken { barrier: fence.barrier, ..taken });
                 }
@@ -459,6 +508,23 @@ impl Bridge {
         let Taken { barrier, ref upto, ref seen, .. } = self.taken;
         let seen = seen.iter().map(|(origin, seen)| (origin.clone(), seen.to_text())).collect();
         self.waiting.push_back(Op::Trim { barrier, upto: upto.clone(), seen });
+    }
+
+    /// Asks every shard to say when it has taken in this part of the inbox. Parts behind one of
+    /// which they are asked twice are so too: they are noted in order.
+    pub(super) fn fence_inbox(&mut self, mut taken: Taken) {
+        taken.again |= self.again_count > 0;
+        self.again_count += usize::from(taken.again);
+        self.fence(After::Inbox(taken));
+    }
+
+    /// A message for a node that is gone.
+    pub(super) fn gone_before(&mut self, parcel: Parcel) {
+        if wire::group_of(&parcel.record).is_some() {
+            return self.regroup(parcel);
+        }
+        self.counters.node_gone(1);
+        self.written(parcel.receipt);
     }
 
     /// Asks every shard to say when it has taken in what was sent to it so far.
@@ -535,11 +601,5 @@ impl Bridge {
     pub(super) fn clock(&self) -> Clock {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Clock { unix_ms: unix.as_millis() as u64, now: self.sender.now() }
-    }
-
-    pub(super) fn group_presence(entries: &HashSet<Entry>, key: &str) -> Option<Presence> {
-        [Presence::Online, Presence::Offline]
-            .into_iter()
-            .find(|&presence| entries.contains(&Entry::Group(key.into(), presence)))
     }
 }

@@ -112,6 +112,15 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message, group: Option<&str>, cl
     put_bytes(out, message.payload());
 }
 
+/// The shared group that a record encoded by [`put_message`] is for.
+pub fn group_of(record: &[u8]) -> Option<&str> {
+    let mut reader = Reader(record);
+    match reader.u8().ok()? & 8 {
+        0 => None,
+        _ => reader.text().ok(),
+    }
+}
+
 /// Reads a frame of messages.
 pub fn messages(bytes: &[u8], clock: Clock) -> Result<(Head<'_>, Vec<Record>), WireError> {
     let mut reader = Reader(bytes);

@@ -47,11 +47,15 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 return redis.call('PUBLISH', ARGV[1], ARGV[2])";
 
 /// Writes into a node's inbox, if this node said lately that it is there: a node that did not has
-/// let go of its clients, and they publish elsewhere. Answers the entry, or 0. KEYS: that it is
-/// there, inbox. ARGV: frame.
+/// let go of its clients, and they publish elsewhere; and if the other is not forgotten. Answers
+/// the entry, 0 if this node is not there, or 2 if the other is gone. KEYS: that it is there,
+/// inbox, estate of the other. ARGV: frame, whether there is something for shared groups in it.
 const APPEND: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-return redis.call('XADD', KEYS[2], '*', 'f', ARGV[1])";
+if redis.call('HEXISTS', KEYS[3], 'gone') == 1 then return 2 end
+local entry = redis.call('XADD', KEYS[2], '*', 'f', ARGV[1])
+if ARGV[2] == '1' then redis.call('HSET', KEYS[3], 'last', entry) end
+return entry";
 
 /// Changes a node's interest and tells the others. KEYS: interest. ARGV: mark, how to publish,
 /// channel, frame, then `+` or `-` and an entry each.
@@ -64,11 +68,13 @@ redis.call('HSET', KEYS[1], '', ARGV[1])
 redis.call(ARGV[2], ARGV[3], ARGV[4])";
 
 /// Forgets what was taken in of an inbox, unless somebody else still needs it. Answers whether
-/// it did. KEYS: clients who need it, inbox, seen. ARGV: the first entry to keep, then origin and
-/// what was seen of it.
+/// it did. What sessions got before the first entry that is kept was in an entry before it. KEYS:
+/// clients who need it, inbox, seen, what sessions got. ARGV: the first entry to keep, then origin
+/// and what was seen of it.
 const TRIM: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.match(ARGV[1], '^%d+'))
 for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 return 1";
 
@@ -222,6 +228,20 @@ pub enum Event {
     LeftEnds {
         round: u64,
     },
+    /// What a dead node left for shared groups was looked through.
+    Bequeathed {
+        node: String,
+        /// Messages that other members get.
+        moved: u64,
+        /// Messages of groups without members.
+        lost: u64,
+    },
+    /// Under this epoch, up to this entry what this node had left for shared groups when it was
+    /// not live is with others.
+    Moved {
+        epoch: u64,
+        upto: Option<String>,
+    },
 }
 
 /// What every task needs.
@@ -307,8 +327,10 @@ impl Work {
             }
             Op::Append(durable) => {
                 let own = self.members.name();
-                let names = [keys.awake(own), keys.inbox(&durable.node)];
-                self.eval(pipeline, APPEND, names).arg(durable.frame(own));
+                let node = &durable.node;
+                let names = [keys.awake(own), keys.inbox(node), keys.estate(node)];
+                let eval = self.eval(pipeline, APPEND, names);
+                eval.arg(durable.frame(own)).arg(u8::from(durable.is_shared()));
             }
             Op::Retain { topic, frame, how, .. } => {
                 let how = match how {
@@ -345,7 +367,7 @@ impl Work {
             }
             Op::Trim { upto, seen, .. } => {
                 let own = self.members.name();
-                let names = [keys.left(own), keys.inbox(own), keys.seen(own)];
+                let names = [keys.left(own), keys.inbox(own), keys.seen(own), keys.got(own)];
                 let eval = self.eval(pipeline, TRIM, names);
                 eval.arg(next_id(upto));
                 for (origin, seen) in seen {
@@ -354,7 +376,7 @@ impl Work {
             }
             Op::Sweep { node } => {
                 let (inbox, interest) = (keys.inbox(node), keys.interest(node));
-                let names = [keys.nodes(), inbox, interest, keys.seen(node)];
+                let names = [keys.nodes(), inbox, interest, keys.seen(node), keys.got(node)];
                 self.eval(pipeline, SWEEP, names).arg(node);
             }
             Op::Measure { node } => {

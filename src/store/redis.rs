@@ -143,6 +143,10 @@ impl Batch {
             Change::Queued { serial, item } => {
                 self.text(serial);
                 self.args.push(codec::encode_item(item, clock));
+                let message = &item.message;
+                let is_once = item.group.is_some() && message.qos() == QoS::ExactlyOnce;
+                let number = Some(message.id()).filter(|&number| is_once && number != 0);
+                self.text(number.map_or_else(String::new, |number| number.to_string()));
             }
             Change::Published { serial, packet_id } => {
                 self.text(serial);

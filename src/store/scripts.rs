@@ -16,6 +16,7 @@
 //! | `V2:OWNED:<owner>` | set | clients |
 //! | `V2:AWAKE:<owner>` | string | it looked lately what others want of it; without, others may take its sessions |
 //! | `V2:LEFT:<owner>` | set | clients whose sessions need this owner's inbox |
+//! | `V2:GOT:<owner>` | sorted set | numbers of QoS 2 messages for shared groups that its sessions got, and when: who takes over its inbox (`bridge`) leaves them out; none while that is empty |
 //! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already |
 //! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
 //! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>`, `pass <client>` or `known <epoch> <client>` |
@@ -197,9 +198,12 @@ while at < #ARGV do
       local filter = take()
       if ours then redis.call('HDEL', sub, filter) end
     elseif op == 'Q' then
-      local serial, item = take(), take()
+      local serial, item, once = take(), take(), take()
       if ours then
         redis.call('HSET', pub, serial, item)
+        if once ~= '' and redis.call('XLEN', prefix .. 'V2:INBOX:' .. me) > 0 then
+          redis.call('ZADD', prefix .. 'V2:GOT:' .. me, now_ms(), once)
+        end
         if held[3] and held[3] ~= '0' then redis.call('PEXPIREAT', pub, held[3] + 60000) end
       end
     elseif op == 'P' then

@@ -366,10 +366,10 @@ pub enum GroupEvent {
     Leave { member: Member },
     /// To the home: the member's client came or went.
     Presence { member: Member, presence: Presence },
-    /// To the member: the group picked it for this message.
-    Deliver { member: Member, grant: Grant, message: Message },
+    /// To the member: the group picked it for this message; answer the receipt when it is safe.
+    Deliver { member: Member, grant: Grant, message: Message, receipt: Option<ReceiptId> },
     /// To the home: the member could not keep this one; give it to another.
-    Return { member: Member, message: Message },
+    Return { member: Member, message: Message, receipt: Option<ReceiptId> },
     /// To the home: the member finished so many messages (for the least-in-flight pick).
     Done { member: Member, count: u32 },
 }

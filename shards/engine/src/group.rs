@@ -14,11 +14,13 @@ use octopus_mqtt::{QoS, TopicFilter};
 use crate::barrier::Then;
 use crate::durable::Change;
 use crate::envelope::{
-    Envelope, GroupEnvelope, GroupEvent, Member, NodeIndex, Presence, SessionRef, ShardId,
+    Envelope, GroupEnvelope, GroupEvent, Member, NodeIndex, Presence, ReceiptId, SessionRef,
+    ShardId,
 };
 use crate::inflight::Sent;
 use crate::latency::Hop;
 use crate::message::{Dropped, Message, Parcel};
+use crate::receipt;
 use crate::session::{Extra, Queued};
 use crate::shard::{Random, Shard};
 use crate::subscriptions::{FilterId, Grant, GroupId, SessionId, Subscriber};
@@ -190,10 +192,12 @@ impl Shard {
             }
             GroupEvent::Leave { member } => self.leave(&key, member),
             GroupEvent::Presence { member, presence } => self.present(&key, member, presence),
-            GroupEvent::Return { member, message } => self.take_back(&key, member, &message),
+            GroupEvent::Return { member, message, receipt } => {
+                self.take_back(&key, member, &message, receipt);
+            }
             GroupEvent::Done { member, count } => self.done(&key, member, count),
-            GroupEvent::Deliver { member, grant, message } => {
-                self.deliver_as_member(key, member, grant, &message);
+            GroupEvent::Deliver { member, grant, message, receipt } => {
+                self.deliver_as_member(key, member, grant, &message, receipt);
             }
         }
     }
@@ -346,7 +350,23 @@ impl Shard {
         }
     }
 
-    fn take_back(&mut self, key: &str, member: Member, message: &Message) {
+    /// - `receipt`: of this shard, if the message's publisher waits for it.
+    fn take_back(
+        &mut self,
+        key: &str,
+        member: Member,
+        message: &Message,
+        receipt: Option<ReceiptId>,
+    ) {
+        let Some(receipt) = receipt else { return self.give_another(key, member, message) };
+        self.begin_receipt();
+        self.give_another(key, member, message);
+        if !self.end_receipt(|| Some(receipt::Then::Confirm(receipt))) {
+            self.confirmed(receipt, None);
+        }
+    }
+
+    fn give_another(&mut self, key: &str, member: Member, message: &Message) {
         self.latency.hop = Some(Hop::Queued);
         match self.groups.find(key) {
             Some(id) => {
@@ -398,7 +418,8 @@ impl Shard {
             self.trace_step(None, parcel, Happened::Forwarded { shards, nodes });
         }
         let message = parcel.message().clone();
-        let event = GroupEvent::Deliver { member, grant, message };
+        let receipt = self.confirmation();
+        let event = GroupEvent::Deliver { member, grant, message, receipt };
         self.send(member.shard, Envelope::Group(Box::new(GroupEnvelope { key, event })));
     }
 
@@ -491,21 +512,35 @@ impl Shard {
         member: Member,
         grant: Grant,
         message: &Message,
+        receipt: Option<ReceiptId>,
     ) {
-        if self.sessions.get_ref(member.session).is_some() {
-            let mut parcel = message.parcel();
-            self.latency.hop = Some(Hop::OtherShard);
-            return self.deliver_shared(key, member.session.id, grant, &mut parcel);
+        if self.sessions.get_ref(member.session).is_none() {
+            return self.give_back(&key, member, message.clone(), receipt);
         }
-        self.give_back(&key, member, message.clone());
+        if receipt.is_some() {
+            self.begin_receipt();
+        }
+        self.latency.hop = Some(Hop::OtherShard);
+        self.deliver_shared(key, member.session.id, grant, &mut message.parcel());
+        if let Some(receipt) = receipt
+            && !self.end_receipt(|| Some(receipt::Then::Confirm(receipt)))
+        {
+            self.send(receipt.shard, Envelope::Accepted { receipt });
+        }
     }
 
     /// Sends a message back to the group's home, which owes it from there.
-    fn give_back(&mut self, key: &Arc<str>, member: Member, message: Message) {
+    fn give_back(
+        &mut self,
+        key: &Arc<str>,
+        member: Member,
+        message: Message,
+        receipt: Option<ReceiptId>,
+    ) {
         if !self.is_home_of(key) {
             self.stats.ledger.forward();
         }
-        self.tell_group(key, GroupEvent::Return { member, message });
+        self.tell_group(key, GroupEvent::Return { member, message, receipt });
     }
 
     fn deliver_shared(
@@ -556,7 +591,7 @@ impl Shard {
         for (key, message, serial) in returned {
             self.record(session, || Change::Done { serial });
             self.stats.ledger.unqueue();
-            self.give_back(&key, member, message);
+            self.give_back(&key, member, message, None);
         }
     }
 

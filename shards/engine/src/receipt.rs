@@ -53,7 +53,8 @@ struct Open {
 pub(crate) enum Then {
     /// A client, for its PUBACK or PUBREC.
     Acknowledge(Acknowledgement),
-    /// Another shard that sent the message here.
+    /// Another shard that sent the message here, or this one: a member of a shared group gave
+    /// it back.
     Confirm(ReceiptId),
 }
 
@@ -204,6 +205,9 @@ impl Shard {
         }
         let Some(open) = self.receipts.open.remove(&receipt.serial) else { return };
         match open.then {
+            Then::Confirm(receipt) if receipt.shard == self.config.id => {
+                self.confirmed(receipt, open.refused);
+            }
             Then::Confirm(receipt) => {
                 let envelope = match open.refused {
                     None => Envelope::Accepted { receipt },

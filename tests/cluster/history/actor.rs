@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     link::Link,
-    record::{History, Sent, What},
+    record::{History, Sent, TEAM, What},
 };
 use crate::harness::wire::Packet;
 
@@ -45,6 +45,16 @@ pub(super) enum Role {
     /// Sets the same few retained messages as others of its kind.
     Retainer,
     Subscriber,
+    /// To a shared group's topics, QoS 1 and 2 in turn.
+    Employer,
+    /// Of the shared group.
+    Member,
+}
+
+impl Role {
+    fn subscribes(self) -> bool {
+        matches!(self, Self::Subscriber | Self::Member)
+    }
 }
 
 enum Command {
@@ -84,7 +94,7 @@ impl Actor {
             settled: settled.clone(),
             obeyed: 0,
             is_away: false,
-            is_resting: role == Role::Subscriber,
+            is_resting: role.subscribes(),
             has_subscribed: false,
             links: Vec::new(),
             connections: 0,
@@ -197,7 +207,7 @@ impl Body {
         self.obeyed += 1;
         match *command {
             Command::Rest => self.is_resting = true,
-            Command::Resume => self.is_resting = self.role == Role::Subscriber,
+            Command::Resume => self.is_resting = self.role.subscribes(),
             Command::Leave => {
                 self.is_away = true;
                 if let Some(link) = self.current() {
@@ -221,7 +231,7 @@ impl Body {
     }
 
     fn is_ready(&mut self) -> bool {
-        self.is_open() && (self.has_subscribed || self.role != Role::Subscriber)
+        self.is_open() && (self.has_subscribed || !self.role.subscribes())
     }
 
     /// Connects if there is no connection, or none that answers.
@@ -261,6 +271,7 @@ impl Body {
         self.number += 1;
         let (topic, qos) = match self.role {
             Role::Retainer => (format!("kept/{}", self.number % 5), 1),
+            Role::Employer => (format!("{TEAM}/{}", self.id), (self.number % 2 + 1) as u8),
             _ => {
                 let topic = format!("history/{}/{}", self.id, self.number / 3 % 2);
                 (topic, (self.number % 3) as u8)
@@ -369,12 +380,19 @@ impl Body {
             }
             link.send(&resent(waiting, self.role));
         }
-        if self.role == Role::Subscriber && !self.has_subscribed {
+        if self.role.subscribes() && !self.has_subscribed {
             // QoS 2, and nothing of what is retained already.
             const OPTIONS: u8 = 0x22;
-            let subscribe = Packet::new("subscribe").number("id", 1_u8);
-            let subscribe = subscribe.bytes("filter", "history/#").number("options", OPTIONS);
-            link.send(&subscribe.bytes("filter", "kept/#").number("options", OPTIONS));
+            let shared = format!("$share/crew/{TEAM}/#");
+            let filters = match self.role {
+                Role::Member => vec![shared.as_str()],
+                _ => vec!["history/#", "kept/#"],
+            };
+            let mut subscribe = Packet::new("subscribe").number("id", 1_u8);
+            for filter in filters {
+                subscribe = subscribe.bytes("filter", filter).number("options", OPTIONS);
+            }
+            link.send(&subscribe);
         }
     }
 

@@ -35,7 +35,8 @@ pub(super) type Retained = BTreeMap<String, String>;
 /// What is asked of a history.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
-    /// Their sessions are persistent, and all publishers' messages are for them.
+    /// Their sessions are persistent, and all publishers' messages are for them; the shared
+    /// group's messages for [`GROUP`].
     pub(super) subscribers: Vec<String>,
     /// After a newer connection's CONNACK an older one is served no longer than this.
     pub(super) takeover_max: Duration,
@@ -78,6 +79,14 @@ pub(super) fn broken(events: &[Event], rules: &Rules) -> Vec<Broken> {
     broken
 }
 
+/// Who gets a message: its subscriber, or a shared group, which is one to its publishers.
+fn receiver<'a>(client: &'a str, message: &Sent) -> &'a str {
+    if message.is_shared() { GROUP } else { client }
+}
+
+/// The members of the shared group, together.
+pub(super) const GROUP: &str = "the group";
+
 /// Acknowledged messages above QoS 0 that a persistent subscriber did not get.
 ///
 /// The promise begins with the first message of a publisher that the subscriber got: before it,
@@ -86,18 +95,21 @@ pub(super) fn lost(events: &[Event], rules: &Rules) -> Vec<Broken> {
     let mut got: HashMap<&str, HashSet<&Sent>> = HashMap::new();
     let mut first: HashMap<(&str, &str), u64> = HashMap::new();
     for (client, _, message) in deliveries(events) {
-        got.entry(client).or_default().insert(message);
-        let first = first.entry((client, &message.publisher)).or_insert(u64::MAX);
+        let receiver = receiver(client, message);
+        got.entry(receiver).or_default().insert(message);
+        let first = first.entry((receiver, &message.publisher)).or_insert(u64::MAX);
         *first = message.number.min(*first);
     }
-    let publishers: BTreeSet<&str> = events
-        .iter()
-        .filter(|event| matches!(event.what, What::Acknowledged(_)))
-        .map(|event| &*event.client)
-        .collect();
+    let acknowledged = |is_shared: bool| -> BTreeSet<&str> {
+        let is_meant = |event: &&Event| match &event.what {
+            What::Acknowledged(message) => message.is_shared() == is_shared,
+            _ => false,
+        };
+        events.iter().filter(is_meant).map(|event| &*event.client).collect()
+    };
     let mut broken = Vec::new();
     for subscriber in &rules.subscribers {
-        for &publisher in &publishers {
+        for publisher in acknowledged(subscriber == GROUP) {
             if !first.contains_key(&(&**subscriber, publisher)) {
                 let (subscriber, publisher) = (subscriber.clone(), publisher.to_owned());
                 broken.push(Broken::Silence { subscriber, publisher });
@@ -105,6 +117,9 @@ pub(super) fn lost(events: &[Event], rules: &Rules) -> Vec<Broken> {
         }
         for event in events {
             let What::Acknowledged(message) = &event.what else { continue };
+            if message.is_shared() != (subscriber == GROUP) {
+                continue;
+            }
             let first = first.get(&(&**subscriber, &*message.publisher));
             let is_promised = first.is_some_and(|&first| message.number > first);
             let has_come = got.get(&**subscriber).is_some_and(|got| got.contains(message));
@@ -135,7 +150,8 @@ fn twice(events: &[Event], rules: &Rules) -> Vec<Broken> {
     for (subscriber, connection, message) in deliveries(events) {
         let connection = if message.qos == 0 { connection } else { 0 };
         let may_repeat = message.qos == 1 || resent.contains(message);
-        if !may_repeat && !seen.insert((subscriber, connection, message)) {
+        let receiver = receiver(subscriber, message);
+        if !may_repeat && !seen.insert((receiver, connection, message)) {
             let (subscriber, message) = (subscriber.to_owned(), message.clone());
             broken.push(Broken::Twice { subscriber, message });
         }
@@ -144,14 +160,14 @@ fn twice(events: &[Event], rules: &Rules) -> Vec<Broken> {
 }
 
 /// Messages whose first delivery came after that of one sent later: by publisher, topic and QoS,
-/// for QoS 0 by connection too.
+/// for QoS 0 by connection too. The members of a shared group have no order among them.
 fn disorder(events: &[Event]) -> Vec<Broken> {
     let mut seen = HashSet::new();
     let mut last: HashMap<_, u64> = HashMap::new();
     let mut broken = Vec::new();
     for (subscriber, connection, message) in deliveries(events) {
         let connection = if message.qos == 0 { connection } else { 0 };
-        if !seen.insert((subscriber, connection, message)) {
+        if message.is_shared() || !seen.insert((subscriber, connection, message)) {
             continue;
         }
         let line = (subscriber, connection, &message.publisher, &message.topic, message.qos);

@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use super::{
     super::group::Redis,
     Case,
-    scene::{Scene, Stage},
+    scene::{CREW, Scene, Stage},
 };
 
 /// Acknowledgements of each publisher between two mishaps.
@@ -25,6 +25,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("history_holds_when_a_node_is_cut_off_from_redis_beyond_its_lease", cut_for_long),
         ("history_holds_when_a_node_is_killed", killed),
         ("history_holds_when_a_node_is_killed_and_starts_again", killed_and_started),
+        ("history_holds_for_a_shared_group_when_a_members_node_is_killed", member_killed),
         ("history_holds_when_two_nodes_are_killed_one_after_the_other", killed_in_turn),
         ("history_holds_when_a_node_stands_still_beyond_its_lease", stopped),
         ("history_holds_when_a_node_stands_still_for_a_moment", stopped_for_a_moment),
@@ -122,6 +123,20 @@ fn killed_and_started() -> Result<(), Failed> {
     scene.go_on(WHILE)?;
     scene.kill("B");
     scene.node("B").revive()?;
+    scene.go_on(WHILE)?;
+    scene.wait_until_forgotten()?;
+    scene.end()
+}
+
+/// Silent first, so that it has messages for its members in its inbox when it dies, and its
+/// publishers the acknowledgements.
+fn member_killed() -> Result<(), Failed> {
+    let stage = Stage::with(Redis::start(false)?, &[])?;
+    let mut scene = Scene::begin_with(stage, CREW)?;
+    scene.go_on(WHILE)?;
+    scene.node("B").running()?.signal("STOP")?;
+    scene.go_on(WHILE)?;
+    scene.kill("B");
     scene.go_on(WHILE)?;
     scene.wait_until_forgotten()?;
     scene.end()

@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What is published below is for one member of a shared group each.
+pub(super) const TEAM: &str = "team";
+
 /// A message as its payload tells it: who sent it, and as which of its messages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Sent {
@@ -19,6 +22,11 @@ pub(super) struct Sent {
 impl Sent {
     pub(super) fn payload(&self) -> String {
         format!("{} {} {}", self.publisher, self.qos, self.number)
+    }
+
+    /// It is for a shared group.
+    pub(super) fn is_shared(&self) -> bool {
+        self.topic.starts_with(TEAM)
     }
 
     /// The message that came as `payload` on `topic`; `None` if no recorder sent it.

@@ -54,6 +54,13 @@ const CAST: &[(&str, Role, usize)] = &[
     ("sub-c", Role::Subscriber, 2),
     (AWAY, Role::Subscriber, 1),
 ];
+/// The same for a shared group, whose members are on the nodes at risk.
+pub(super) const CREW: &[(&str, Role, usize)] = &[
+    ("boss", Role::Employer, 0),
+    ("hand-b", Role::Member, 1),
+    ("hand-c", Role::Member, 2),
+    (AWAY, Role::Subscriber, 1),
+];
 /// Not there while things happen.
 const AWAY: &str = "sub-away";
 
@@ -160,6 +167,7 @@ impl Stage {
 /// A stage with its cast.
 pub(crate) struct Scene {
     cast: HashMap<&'static str, Actor>,
+    roles: &'static [(&'static str, Role, usize)],
     history: History,
     rules: Rules,
     pub(crate) stage: Stage,
@@ -168,22 +176,36 @@ pub(crate) struct Scene {
 impl Scene {
     /// Everybody is there, hears of everybody, and one subscriber has gone away.
     pub(crate) fn begin(stage: Stage) -> Result<Self, Failed> {
+        Self::begin_with(stage, CAST)
+    }
+
+    pub(super) fn begin_with(
+        stage: Stage,
+        roles: &'static [(&'static str, Role, usize)],
+    ) -> Result<Self, Failed> {
         let history = History::new();
         let door = |(name, node): (&&str, &Node)| {
             let address = node.door.as_ref().map_or(node.address, Relay::address);
             ((*name).to_owned(), address)
         };
         let doors: Vec<_> = NODES.iter().zip(&stage.nodes).map(door).collect();
-        let cast = CAST
+        let cast = roles
             .iter()
             .map(|&(id, role, at)| (id, Actor::start(id, role, &doors, at, &history)))
             .collect();
-        let subscribers = CAST.iter().filter(|(_, role, _)| *role == Role::Subscriber);
-        let subscribers = subscribers.map(|(id, ..)| (*id).to_owned()).collect();
+        let subscribers = roles.iter().filter_map(|(id, role, _)| match role {
+            Role::Subscriber => Some((*id).to_owned()),
+            Role::Member => Some(check::GROUP.to_owned()),
+            _ => None,
+        });
+        let mut subscribers: Vec<String> = subscribers.collect();
+        subscribers.dedup();
+        let is_publisher = |role: &Role| !matches!(role, Role::Subscriber | Role::Member);
+        let publishers = roles.iter().filter(|(_, role, _)| is_publisher(role)).count();
         let rules = Rules { subscribers, takeover_max: TAKEOVER_MAX, mishaps: Vec::new() };
-        let scene = Self { cast, history, rules, stage };
+        let scene = Self { cast, roles, history, rules, stage };
         scene.wait("every subscriber hears every publisher", || {
-            let is_acknowledged = scene.acknowledged().len() == 4;
+            let is_acknowledged = scene.acknowledged().len() == publishers;
             let lost = check::lost(&scene.history.events(), &scene.rules);
             Ok(is_acknowledged && !lost.iter().any(|lost| matches!(lost, Broken::Silence { .. })))
         })?;
@@ -340,10 +362,19 @@ impl Scene {
 
     fn stats_wrong(&self) -> Result<Vec<Broken>, Failed> {
         let mut redis = self.stage.redis.connection()?;
+        let count = |is_meant: fn(Role) -> u64| -> u64 {
+            self.roles.iter().map(|&(_, role, _)| is_meant(role)).sum()
+        };
+        let subscriptions = count(|role| match role {
+            Role::Subscriber => 2,
+            Role::Member => 1,
+            _ => 0,
+        });
+        let has_retained = count(|role| u64::from(role == Role::Retainer)) > 0;
         let truth = [
-            ("CONNECTION", CAST.len() as u64),
-            ("SUBSCRIPTIONS", 2 * self.rules.subscribers.len() as u64),
-            ("RETAINED", 5),
+            ("CONNECTION", self.roles.len() as u64),
+            ("SUBSCRIPTIONS", subscriptions),
+            ("RETAINED", if has_retained { 5 } else { 0 }),
         ];
         let mut counters = Vec::new();
         for (name, truth) in truth {

@@ -46,10 +46,16 @@ impl Wanderer {
     }
 
     fn new(world: &mut World) -> Self {
+        Self::with(world, "m/#")
+    }
+
+    fn with(world: &mut World, filter: &str) -> Self {
         let (mut client, is_present) = Self::connect(world, 0);
         assert!(!is_present);
         // SUBACK comes when the other nodes know; it is taken as any packet.
-        client.send_bytes(&mut world.nodes[0], b"\x82\x09\x00\x01\x00\x00\x03m/#\x02");
+        let len = filter.len() as u8;
+        let subscribe = [&[0x82, len + 6, 0, 1, 0, 0, len], filter.as_bytes(), &[2]].concat();
+        client.send_bytes(&mut world.nodes[0], &subscribe);
         world.run(400);
         Self { client, at: 0, incoming: BTreeSet::new(), got: Vec::new() }
     }
@@ -272,6 +278,32 @@ fn a_session_survives_the_death_of_its_node() {
 #[test]
 fn a_session_leaves_a_node_that_stands_still() {
     (0..SEEDS).for_each(|seed| run(seed, 5, Mishap::Pause));
+}
+
+/// The group is at home on one shard and its member on another: what is acknowledged is safe
+/// there, or goes with the session.
+fn death_of_a_member(seed: u64, group: &str) {
+    let mut world = World::new(seed, 2);
+    let mut wanderer = Wanderer::with(&mut world, &format!("$share/{group}/m/#"));
+    let mut publishers =
+        [QoS::AtLeastOnce, QoS::ExactlyOnce].map(|qos| Publisher::new(&mut world, 0, qos));
+    for _ in 0..20 {
+        publishers.iter_mut().for_each(|publisher| publisher.publish(&mut world));
+        let steps = world.random.below(20);
+        world.run(steps);
+        publishers.iter_mut().for_each(|publisher| publisher.take(&mut world));
+    }
+    world.kill(0);
+    wanderer.move_to(&mut world, 1);
+    rest(&mut world, &mut wanderer, &mut []);
+    check(seed, &wanderer, &publishers);
+}
+
+#[test]
+fn a_member_of_a_shared_group_has_what_was_acknowledged() {
+    for group in ["a", "b", "c", "d"] {
+        (0..SEEDS / 10).for_each(|seed| death_of_a_member(seed, group));
+    }
 }
 
 /// A publisher's node learns where the session is a second after it moved.
