@@ -136,6 +136,8 @@ pub struct Bridge {
     pub(super) durable_seen: HashMap<String, Seen>,
     /// The durable lanes are not written before the next tick.
     pub(super) holds_durable: bool,
+    /// Redis has refused messages, and taken none since.
+    pub(super) has_put_back: bool,
     /// The last trimming of the inbox that was put off.
     pub(super) untrimmed: Option<Op>,
     /// Nodes in whose inboxes there is something for sessions of this node.
@@ -219,6 +221,7 @@ impl Bridge {
             durable_seen: HashMap::new(),
             untrimmed: None,
             holds_durable: false,
+            has_put_back: false,
             owed: BTreeSet::new(),
             rounds: HashMap::new(),
             last_round: 0,
