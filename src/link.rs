@@ -57,6 +57,7 @@ pub enum LinkState {
     /// knows that it missed a time without Redis.
     Up {
         generation: u64,
+        since: Instant,
     },
 }
 
@@ -178,6 +179,14 @@ impl Link {
 
     pub fn is_up(&self) -> bool {
         self.0.state.borrow().is_up()
+    }
+
+    /// Whether Redis has not been reached for `time` yet.
+    pub fn is_newer_than(&self, time: Duration) -> bool {
+        match *self.0.state.borrow() {
+            LinkState::Up { since, .. } => since.elapsed() < time,
+            LinkState::Away => true,
+        }
     }
 
     /// What every script has to name among its keys; `None`: nothing.
@@ -421,7 +430,10 @@ async fn keep(shared: std::sync::Weak<Shared>, config: AsyncConnectionConfig) {
                 back_off = BACK_OFF_MIN;
                 is_told = false;
                 tracing::info!(generation, "Redis is reached");
-                shared.set(Some(connection.clone()), LinkState::Up { generation });
+                shared.set(
+                    Some(connection.clone()),
+                    LinkState::Up { generation, since: Instant::now() },
+                );
                 watch_over(&shared, connection).await;
                 shared.set(None, LinkState::Away);
                 tracing::warn!("Redis is away");

@@ -8,7 +8,9 @@
 //! wants is told when Redis is back, and its clients are served meanwhile.
 //!
 //! A shard is not answered either while this node has not caught up with what the group
-//! retains, so that no SUBSCRIBE is answered from what was retained before an outage.
+//! retains, so that no SUBSCRIBE is answered from what was retained before an outage; nor while
+//! Redis takes none of this node's messages, because what is under way to where a session was must
+//! be there before its new node is told that nothing comes there any more.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -106,7 +108,7 @@ impl Bridge {
         }
         let answered = if !self.link.is_up() {
             self.known.all()
-        } else if self.is_behind() {
+        } else if self.is_behind() || self.is_held_up() {
             return;
         } else {
             self.known.answered(self.live().iter().map(String::as_str))

@@ -135,6 +135,10 @@ impl Lane {
         self.durable.push_back(parcel);
     }
 
+    pub fn has_durable(&self) -> bool {
+        !self.durable.is_empty()
+    }
+
     /// Takes the fast lane as frames. Numbers go on also for what is then lost: that is how
     /// the receiver learns of it.
     pub fn take_fast(&mut self, origin: &str, epoch: u64, load: &mut Load) -> Vec<Bytes> {

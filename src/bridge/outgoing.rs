@@ -70,21 +70,35 @@ impl Bridge {
         ops.extend(self.interest_op());
         let (own, epoch) = (self.work.members.name().to_owned(), self.epoch());
         let is_spread = self.work.link.is_spread();
+        let is_held = self.holds_durable || !self.work.is_awake();
         for (name, node) in &mut self.nodes {
             if !is_spread {
                 let fast = node.lane.take_fast(&own, epoch, &mut self.load);
                 ops.extend(fast.into_iter().map(|frame| Op::Fast { node: name.clone(), frame }));
             }
-            if !self.holds_durable {
+            if !is_held {
                 ops.extend(node.lane.take_durable(epoch).into_iter().map(Op::Append));
             }
         }
-        ops.append(&mut self.answers);
+        if !self.is_held_up() {
+            ops.append(&mut self.answers);
+        }
         if ops.is_empty() {
             return;
         }
         // The channel holds one batch and the writer is idle, so there is room.
         self.is_writing = self.batches.try_send(ops).is_ok();
+    }
+
+    /// Messages that shards sent may still be on this node, because Redis takes none of it at
+    /// present: what is said to be behind them must not overtake them.
+    pub(super) fn is_held_up(&self) -> bool {
+        let is_waiting = || {
+            self.is_writing
+                || self.nodes.values().any(|node| node.lane.has_durable())
+                || self.waiting.iter().any(|op| matches!(op, Op::Append(_)))
+        };
+        !self.work.is_awake() || self.has_put_back && is_waiting()
     }
 
     /// Hands on what goes by the masters of a Redis Cluster, each node's apart from the others':
@@ -151,6 +165,7 @@ impl Bridge {
             Ok(answers) => {
                 let mut refused = BTreeMap::<String, Vec<Durable>>::new();
                 let mut gone = Vec::new();
+                self.has_put_back &= !ops.iter().any(|op| matches!(op, Op::Append(_)));
                 for (op, answer) in ops.into_iter().zip(answers) {
                     match op {
                         Op::Append(durable) if answer == Value::Int(0) => {
@@ -164,6 +179,7 @@ impl Bridge {
                     self.load.sub(durable.count(), durable.bytes());
                     durable.parcels.into_iter().for_each(|parcel| self.gone_before(parcel));
                 }
+                self.has_put_back |= !refused.is_empty();
                 self.holds_durable |= !refused.is_empty();
                 for (node, frames) in refused {
                     self.put_back(&node, frames);

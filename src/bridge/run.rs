@@ -158,6 +158,8 @@ pub struct Bridge {
     pub(super) durable_seen: HashMap<String, Seen>,
     /// The durable lanes are not written before the next tick.
     pub(super) holds_durable: bool,
+    /// Redis has refused messages, and taken none since.
+    pub(super) has_put_back: bool,
     /// The last trimming of the inbox that was put off.
     pub(super) untrimmed: Option<Op>,
     /// Batches of the inbox of which the shards are still to be asked once more.
@@ -259,6 +261,7 @@ impl Bridge {
             moved_epoch: 0,
             moved_upto: None,
             uncertain: Uncertain::new(),
+            has_put_back: false,
             owed: BTreeSet::new(),
             rounds: HashMap::new(),
             last_round: 0,

@@ -385,6 +385,11 @@ impl Work {
         }
     }
 
+    /// Whether Redis takes messages of this node ([`APPEND`]), for certain.
+    pub(super) fn is_awake(&self) -> bool {
+        self.kept_until.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
     /// A script that names `keys`, and the link's guard behind them; its arguments are to follow.
     fn eval<'a, const COUNT: usize>(
         &self,
@@ -406,8 +411,9 @@ impl Work {
     /// behind what its publisher has sent by another node since. It is QoS 0: it does not come
     /// twice, and nobody was promised it.
     pub async fn spread(self, node: String, frames: Vec<Bytes>) {
-        let is_kept = self.kept_until.borrow().is_some_and(|until| Instant::now() < until);
-        if is_kept && let Err(error) = self.link.spread(&self.keys.fast(&node), &frames).await {
+        if self.is_awake()
+            && let Err(error) = self.link.spread(&self.keys.fast(&node), &frames).await
+        {
             tracing::debug!(node, %error, "messages of QoS 0 lost");
         }
         // Nobody listens any more: the node is stopping.

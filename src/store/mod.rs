@@ -18,6 +18,10 @@
 //! for [`Settings::fence_after`] has let go of its clients by itself, and after
 //! [`Settings::takeover_timeout`], which is longer, the session is taken without it.
 //!
+//! Leases run out while Redis is away, of all nodes. For as long as a lease after a node has
+//! reached Redis it takes no other for dead: it asks for a session, waits as for a live node's,
+//! and adopts nothing.
+//!
 //! A session taken from a node that did not hand it over, dead or not, needs what that node had
 //! not taken in from its inbox: it says so in Redis until its shard has that
 //! ([`octopus_engine::SessionRecord::left`]), and until then the inbox is neither trimmed nor
@@ -213,6 +217,11 @@ impl Store {
 }
 
 impl Shared {
+    /// Redis was reached so lately that others may not have taken their leases again.
+    fn is_early(&self) -> bool {
+        self.link.is_newer_than(self.settings.lease)
+    }
+
     fn home(&self, client_id: &str) -> ShardId {
         home_shard(client_id, self.settings.shards, self.settings.seed)
     }
@@ -349,11 +358,14 @@ impl Writer {
     /// Carries the oldest of the backlog out; `false` if Redis did not answer.
     async fn write(&mut self) -> bool {
         let clock = self.shared.redis.clock();
+        let is_early = self.shared.is_early();
         let count = self.backlog.len().min(BATCH_COUNT_MAX);
         let mut batch = Batch::default();
         for (_, asked) in self.backlog.iter().take(count) {
             match asked {
-                Asked::Claim(claim) => batch.claim(&claim.client_id, "", claim.is_here, ""),
+                Asked::Claim(claim) => {
+                    batch.claim(&claim.client_id, "", claim.is_here, "", is_early);
+                }
                 Asked::Record(op) => batch.op(op, clock),
                 Asked::Surrendered(surrendered) => {
                     let Surrendered { client_id, epoch, record } = &**surrendered;
@@ -493,7 +505,7 @@ async fn try_take_over(
         let _ = tokio::time::timeout(left.min(RETRY_INTERVAL), freed.notified()).await;
         let forced = if asked.elapsed() >= timeout { &*owner } else { "" };
         let mut batch = Batch::default();
-        batch.claim(&claim.client_id, forced, false, &owner);
+        batch.claim(&claim.client_id, forced, false, &owner, shared.is_early());
         let outcome = shared.redis.run(&batch).await;
         let mut outcome = outcome.map_err(|_| ReasonCode::ServerUnavailable)?;
         if outcome.is_lost {
@@ -622,6 +634,9 @@ async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Box<str>>
 async fn adopt(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(ADOPT_INTERVAL).await;
+        if shared.is_early() {
+            continue;
+        }
         for owner in shared.redis.gone().await.unwrap_or_default() {
             let mut count = 0;
             while let Ok(orphans) = shared.redis.adopt(&owner, ADOPT_COUNT).await

@@ -86,11 +86,20 @@ impl Batch {
     /// - `forced`: take it even from this live owner, which did not answer in time.
     /// - `is_here`: this node has it in memory, if it is its own.
     /// - `known`: this owner was asked to hand it over already.
-    pub(super) fn claim(&mut self, client_id: &str, forced: &str, is_here: bool, known: &str) {
+    /// - `is_early`: an owner without a lease may be about to take it again.
+    pub(super) fn claim(
+        &mut self,
+        client_id: &str,
+        forced: &str,
+        is_here: bool,
+        known: &str,
+        is_early: bool,
+    ) {
         self.begin(b'C', client_id, 0);
         self.text(forced);
         self.text(if is_here { "1" } else { "0" });
         self.text(known);
+        self.text(u8::from(is_early));
     }
 
     pub(super) fn surrender(

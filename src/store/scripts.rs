@@ -34,6 +34,9 @@ local function is_live(owner)
   local id, incarnation = string.match(owner, '^(.*):([^:]*)$')
   return id and redis.call('GET', prefix .. 'NODE:' .. id) == incarnation
 end
+local function is_of_my_node(owner)
+  return string.match(owner, '^(.*):') == string.match(me, '^(.*):')
+end
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -100,14 +103,16 @@ while at < #ARGV do
   local held = redis.call('HMGET', session, 'owner', 'epoch', 'ends')
   local owner = held[1]
   if op == 'C' then
-    local forced, here, known = take(), take(), take()
+    local forced, here, known, early = take(), take(), take(), take()
+    local may_live = owner and owner ~= '-'
+      and (is_live(owner) or early == '1' and not is_of_my_node(owner))
     if owner == me and here == '1' then
       answer[#answer + 1] = {number, 'mine', held[2]}
     elseif owner == me then
       answer[#answer + 1] = {number, 'taken', held[2], unpack(state(client))}
     elseif not owner and redis.call('EXISTS', prefix .. 'V2:RESTORING') == 1 then
       answer[#answer + 1] = {number, 'held', ''}
-    elseif owner and owner ~= '-' and is_live(owner) and forced ~= owner .. ' ' .. held[2] then
+    elseif may_live and forced ~= owner .. ' ' .. held[2] then
       if known ~= owner .. ' ' .. held[2] then
         local list = prefix .. 'V2:EVICT:' .. owner
         redis.call('RPUSH', list, 'E ' .. held[2] .. ' ' .. client)

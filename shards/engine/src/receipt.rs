@@ -36,6 +36,8 @@ pub(crate) struct Receipts {
     /// The receipt of the message being routed: confirmations taken so far.
     taking: Option<u32>,
     open: HashMap<u64, Open>,
+    /// Sessions that another node wants and gets when nothing of theirs is open: client, epoch.
+    evicting: Vec<(SessionRef, Box<str>, u64)>,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,14 @@ struct Entry {
     reason: Option<ReasonCode>,
     /// Refused by whom it was to be confirmed, and not by the rules for publishing.
     is_lost: bool,
+}
+
+impl Receipts {
+    fn has_open(&self, session: SessionRef) -> bool {
+        self.open
+            .values()
+            .any(|open| matches!(&open.then, Then::Acknowledge(its) if its.session == session))
+    }
 }
 
 impl Owed {
@@ -158,6 +168,30 @@ impl Shard {
         }
     }
 
+    /// Puts the handing over of a session off while something its client published is not
+    /// confirmed: what the client publishes elsewhere must come behind it. `false` if all is.
+    pub(crate) fn evict_confirmed(
+        &mut self,
+        session: SessionRef,
+        client: &str,
+        epoch: u64,
+    ) -> bool {
+        let is_open = self.receipts.has_open(session);
+        if is_open {
+            self.receipts.evicting.push((session, client.into(), epoch));
+        }
+        is_open
+    }
+
+    fn evict_settled(&mut self, session: SessionRef) {
+        let receipts = &mut self.receipts;
+        let Some(at) = receipts.evicting.iter().position(|(of, ..)| *of == session) else { return };
+        if !receipts.has_open(session) {
+            let (_, client_id, epoch) = receipts.evicting.swap_remove(at);
+            self.evict(client_id, epoch);
+        }
+    }
+
     /// Whether the identifier of what is acknowledged must be recorded first.
     fn must_note(&self, then: &Then) -> bool {
         let Then::Acknowledge(Acknowledgement { session, kind, reason, .. }) = *then else {
@@ -217,6 +251,7 @@ impl Shard {
             }
             Then::Acknowledge(acknowledgement) => {
                 self.settle(receipt.serial, &acknowledgement, open.refused);
+                self.evict_settled(acknowledgement.session);
             }
         }
     }

@@ -18,6 +18,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("history_holds_when_nothing_happens", nothing),
         ("history_holds_when_redis_restarts_with_its_log", restarted),
         ("history_holds_when_redis_is_valkey_and_restarts", valkey),
+        ("history_holds_when_redis_is_away_beyond_the_leases", away_for_long),
         ("history_holds_when_redis_restarts_without_its_log", emptied),
         ("history_holds_when_a_nodes_clock_steps", node_clock),
         ("history_holds_when_a_nodes_wire_to_redis_is_cut_for_a_moment", cut_for_a_moment),
@@ -55,6 +56,18 @@ fn restart(redis: Redis) -> Result<(), Failed> {
     scene.go_on(WHILE)?;
     scene.stage.redis.kill()?;
     scene.node("A").running()?.wait_for("Redis is away")?;
+    scene.stage.redis.revive()?;
+    scene.go_on(WHILE)?;
+    scene.end()
+}
+
+/// Every node has let go of its clients, and no lease holds any more, when Redis is back.
+fn away_for_long() -> Result<(), Failed> {
+    let mut scene = Scene::begin(Stage::with(Redis::start(true)?, &[])?)?;
+    scene.go_on(WHILE)?;
+    scene.stage.redis.kill()?;
+    scene.mishap();
+    thread::sleep(Duration::from_millis(2600));
     scene.stage.redis.revive()?;
     scene.go_on(WHILE)?;
     scene.end()

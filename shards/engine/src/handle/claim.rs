@@ -126,6 +126,10 @@ impl Shard {
             if left.is_some_and(|id| self.evict_later(id, epoch)) {
                 return;
             }
+            let open = left.and_then(|id| self.sessions.get(id)).map(|session| session.id);
+            if open.is_some_and(|session| self.evict_confirmed(session, &client_id, epoch)) {
+                return;
+            }
             record = left.and_then(|id| self.export(id));
         }
         let surrendered = Surrendered { client_id, epoch, record };
