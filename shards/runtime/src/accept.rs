@@ -18,9 +18,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// One log line per kind and this time, however many connections are turned away.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// Connections that follow each other faster than this come in a storm.
-const STORM_GAP: Duration = Duration::from_micros(200);
-
 /// One listening socket of this shard.
 #[derive(Debug)]
 struct Listening {
@@ -40,7 +37,6 @@ pub(crate) struct Acceptor {
     limits: AcceptLimits,
     shards: u16,
     pace: Pace,
-    storm: Storm,
     retry_at: Option<Instant>,
     failure_count: u64,
     failures: Occasional,
@@ -94,24 +90,6 @@ impl Pace {
     }
 }
 
-/// Whether connections come one upon the other, by when the last two came.
-#[derive(Debug, Default)]
-struct Storm {
-    last: Option<Instant>,
-    before: Option<Instant>,
-}
-
-impl Storm {
-    fn count(&mut self, now: Instant) {
-        self.before = self.last.replace(now);
-    }
-
-    fn is_on(&self, now: Instant) -> bool {
-        let (Some(last), Some(before)) = (self.last, self.before) else { return false };
-        last.since(before) < STORM_GAP && now.since(last) < STORM_GAP
-    }
-}
-
 impl Acceptor {
     pub(crate) fn new(
         sockets: impl IntoIterator<Item = (ListenerId, OwnedFd)>,
@@ -128,7 +106,6 @@ impl Acceptor {
             layers,
             no_layers: Layers::default(),
             pace: Pace { rate_max: Self::rate(&limits, shards), due_us: 0 },
-            storm: Storm::default(),
             limits,
             shards,
             retry_at: None,
@@ -181,11 +158,6 @@ impl Acceptor {
         self.paced_count
     }
 
-    /// Many connections come just now, so more are about to.
-    pub(crate) fn is_in_storm(&self, now: Instant) -> bool {
-        self.storm.is_on(now)
-    }
-
     pub(crate) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
@@ -235,7 +207,6 @@ impl Acceptor {
         let id = listening.id;
         if accepted.is_ok() {
             self.pace.count(now);
-            self.storm.count(now);
         }
         if !completion.more() {
             let is_held_back = self.pace.resume_at(now).is_some();
@@ -297,20 +268,6 @@ mod tests {
         pace.count(start);
         assert_eq!(pace.resume_at(start), Some(start.after(Duration::from_millis(10))));
         assert_eq!(pace.resume_at(start.after(Duration::from_millis(10))), None);
-    }
-
-    #[test]
-    fn a_storm_is_two_connections_in_a_row_and_ends_when_none_follows() {
-        let at = |us: u64| Instant(1_000_000 + us);
-        let mut storm = Storm::default();
-        assert!(!storm.is_on(at(0)));
-        storm.count(at(0));
-        assert!(!storm.is_on(at(1)), "one is none");
-        storm.count(at(1000));
-        assert!(!storm.is_on(at(1000)), "the one before is long ago");
-        storm.count(at(1050));
-        assert!(storm.is_on(at(1100)));
-        assert!(!storm.is_on(at(1300)));
     }
 
     #[test]

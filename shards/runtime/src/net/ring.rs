@@ -19,9 +19,8 @@ use super::buffers::{GROUP, ReceiveBuffers};
 use super::writes::{Span, WriteIndex, Writes};
 use crate::Tuning;
 
-/// How long [`Ring::wait_for_several`] looks before it sleeps.
-const LOOK: Duration = Duration::from_micros(20);
-/// Completions that it then sleeps for, and how long at the most while fewer have come.
+/// Completions that [`Ring::wait_for_several`] sleeps for, and how long it does at the most
+/// while fewer have come.
 const SEVERAL: usize = 16;
 const SEVERAL_WAIT: Duration = Duration::from_micros(100);
 
@@ -156,7 +155,6 @@ pub(crate) fn build(entries: u32) -> io::Result<IoUring> {
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_coop_taskrun()
-        .setup_taskrun_flag()
         .setup_submit_all()
         .setup_clamp()
         .setup_cqsize(entries.saturating_mul(4))
@@ -269,40 +267,20 @@ impl Ring {
         tolerate(submitted)
     }
 
-    /// As [`Self::wait`], but looks for a while before it sleeps; and if it sleeps, a few
-    /// completions do not end it before [`SEVERAL_WAIT`].
+    /// As [`Self::wait`], but one completion or a few do not end it before [`SEVERAL_WAIT`].
     ///
     /// For when much is known to come: each end of a sleep costs this thread a switch, and
     /// whoever caused it an interrupt of this core.
     pub(crate) fn wait_for_several(&mut self, timeout: Duration) -> io::Result<()> {
-        // The kernel has the second part from Linux 6.12 on.
-        if self.look(LOOK)? || !self.ring.params().is_feature_min_timeout() {
+        if !self.ring.params().is_feature_min_timeout() {
+            // Before Linux 6.12.
             return self.wait(timeout);
         }
+        self.buffers.publish();
         let timeout = Timespec::from(timeout);
         let args = SubmitArgs::new().timespec(&timeout);
         let args = args.min_wait_usec(SEVERAL_WAIT.as_micros() as u32);
         tolerate(self.ring.submitter().submit_with_args(SEVERAL, &args))
-    }
-
-    /// Submits what was asked for and looks for completions, without sleeping, for `time` at
-    /// the most; true if there is something to take.
-    fn look(&mut self, time: Duration) -> io::Result<bool> {
-        self.buffers.publish();
-        if !self.ring.submission().is_empty() {
-            tolerate(self.ring.submitter().submit())?;
-        }
-        let begin = std::time::Instant::now();
-        loop {
-            // Most completions wait for this thread to enter the kernel; a flag says so.
-            if !self.ring.completion().is_empty() || self.ring.submission().taskrun() {
-                return Ok(true);
-            }
-            if begin.elapsed() >= time {
-                return Ok(false);
-            }
-            std::hint::spin_loop();
-        }
     }
 
     /// Copies all completions into `out`.
@@ -396,7 +374,7 @@ mod tests {
             assert!(begin.elapsed() < LONG, "{count} were not taken for enough");
             let mut completions = Vec::new();
             ring.completions(&mut completions);
-            assert!(completions.len() >= count.min(SEVERAL), "{} of {count}", completions.len());
+            assert_eq!(completions.len(), count);
         }
     }
 
