@@ -38,9 +38,6 @@ use crate::tally::{Gauges, Tally};
 /// Parcels taken from the inbox per turn.
 const INBOX_BUDGET: usize = 64;
 
-/// Accepts in one turn from which on connections come in a storm.
-const STORM_ACCEPTS: u32 = 2;
-
 /// From Close, or from the loss of a peer, to the end of the socket at the latest: the time a
 /// last write has to leave and its reader has to take it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -92,8 +89,6 @@ pub(crate) struct Driver<S> {
     /// Receive buffers kept from the kernel while the pressure is on.
     held: Vec<u16>,
     acceptor: Acceptor,
-    /// Accepts of this turn.
-    accept_count: u32,
     tally: Tally,
     connections: Connections,
     /// Connections of the whole node.
@@ -145,7 +140,6 @@ impl<S: Service> Driver<S> {
             pressure: Pressure::default(),
             held: Vec::new(),
             acceptor: parts.acceptor,
-            accept_count: 0,
             tally: Tally::default(),
             connections: Connections::default(),
             census: parts.census,
@@ -192,11 +186,7 @@ impl<S: Service> Driver<S> {
         if timeout.is_zero() || !self.mesh.inbox.falls_asleep() {
             return self.ring.wait(Duration::ZERO);
         }
-        let woken = if self.accept_count < STORM_ACCEPTS {
-            self.ring.wait(timeout)
-        } else {
-            self.ring.wait_for_several(timeout)
-        };
+        let woken = self.ring.wait(timeout);
         self.mesh.inbox.wakes_up();
         woken
     }
@@ -224,7 +214,6 @@ impl<S: Service> Driver<S> {
     fn reap(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.completions(&mut completions);
-        self.accept_count = 0;
         for completion in completions.drain(..) {
             match completion.token.operation {
                 Operation::Receive => self.received(completion),
@@ -245,7 +234,6 @@ impl<S: Service> Driver<S> {
     }
 
     fn accepted(&mut self, completion: Completion) {
-        self.accept_count += 1;
         let Some((listener, socket)) = self.acceptor.accepted(completion, self.now) else { return };
         if let Err(full) = self.census.enter(listener, self.acceptor.limits()) {
             self.acceptor.refused(listener, full, self.now);

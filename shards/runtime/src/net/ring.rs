@@ -19,11 +19,6 @@ use super::buffers::{GROUP, ReceiveBuffers};
 use super::writes::{Span, WriteIndex, Writes};
 use crate::Tuning;
 
-/// Completions that [`Ring::wait_for_several`] sleeps for, and how long it does at the most
-/// while fewer have come.
-const SEVERAL: usize = 16;
-const SEVERAL_WAIT: Duration = Duration::from_micros(100);
-
 /// What a completion answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -267,22 +262,6 @@ impl Ring {
         tolerate(submitted)
     }
 
-    /// As [`Self::wait`], but one completion or a few do not end it before [`SEVERAL_WAIT`].
-    ///
-    /// For when much is known to come: each end of a sleep costs this thread a switch, and
-    /// whoever caused it an interrupt of this core.
-    pub(crate) fn wait_for_several(&mut self, timeout: Duration) -> io::Result<()> {
-        if !self.ring.params().is_feature_min_timeout() {
-            // Before Linux 6.12.
-            return self.wait(timeout);
-        }
-        self.buffers.publish();
-        let timeout = Timespec::from(timeout);
-        let args = SubmitArgs::new().timespec(&timeout);
-        let args = args.min_wait_usec(SEVERAL_WAIT.as_micros() as u32);
-        tolerate(self.ring.submitter().submit_with_args(SEVERAL, &args))
-    }
-
     /// Copies all completions into `out`.
     pub(crate) fn completions(&mut self, out: &mut Vec<Completion>) {
         for entry in self.ring.completion() {
@@ -344,51 +323,7 @@ impl Drop for Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-    use std::time::Instant;
-
     use super::*;
-    use crate::wake::Wake;
-
-    /// Far longer than any wait in these tests ought to take.
-    const LONG: Duration = Duration::from_secs(5);
-
-    fn watched(count: usize) -> (Ring, Vec<Wake>) {
-        let mut ring = Ring::new(&Tuning::default()).unwrap();
-        let wakes: Vec<_> = (0..count).map(|_| Wake::new().unwrap()).collect();
-        for wake in &wakes {
-            ring.watch(wake.as_fd());
-        }
-        (ring, wakes)
-    }
-
-    #[test]
-    fn several_completions_are_waited_for_but_a_few_are_not_held_back_for_long() {
-        for count in [1, SEVERAL, 2 * SEVERAL] {
-            let (mut ring, wakes) = watched(count);
-            let begin = Instant::now();
-            for wake in &wakes {
-                wake.signal();
-            }
-            ring.wait_for_several(LONG).unwrap();
-            assert!(begin.elapsed() < LONG, "{count} were not taken for enough");
-            let mut completions = Vec::new();
-            ring.completions(&mut completions);
-            assert_eq!(completions.len(), count);
-        }
-    }
-
-    #[test]
-    fn a_wait_for_several_sleeps_on_while_there_is_nothing() {
-        let (mut ring, _wakes) = watched(1);
-        let timeout = 50 * SEVERAL_WAIT;
-        let begin = Instant::now();
-        ring.wait_for_several(timeout).unwrap();
-        assert!(begin.elapsed() >= timeout);
-        let mut completions = Vec::new();
-        ring.completions(&mut completions);
-        assert!(completions.is_empty());
-    }
 
     #[test]
     fn a_token_survives_the_ring() {
