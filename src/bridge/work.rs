@@ -404,7 +404,7 @@ impl Work {
 
     /// Spreads QoS 0 for a node, or loses it.
     ///
-    /// In one Redis the publishing itself asks there whether this node is awake ([`FAST`]); what
+    /// In one Redis the publishing itself asks there whether this node is awake (`FAST`); what
     /// spreads is not where that stands. Our own clock says the same, and sooner: the time began
     /// before the store asked. What it cannot say is what becomes of a frame that has left: if
     /// the process stands still in the very moment, the frame goes out when it wakes, perhaps
