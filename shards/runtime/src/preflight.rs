@@ -145,7 +145,7 @@ fn raise_limit(resource: libc::__rlimit_resource_t) -> u64 {
 
 /// Grows the process's table of descriptors to what it will need. It doubles as connections
 /// come, and each time the thread whose accept finds it full waits 10 ms and more until no
-/// other thread can still read the old one (bench/results/2026-11-29-tried-2.md).
+/// other thread can still read the old one (bench/results/2026-11-29-tried.md).
 fn reserve_descriptors(limit: u64) {
     let last = limit.min(DESCRIPTORS_AHEAD).saturating_sub(1) as libc::c_int;
     // No room, or none so high: then it grows as connections come.
