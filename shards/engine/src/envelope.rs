@@ -38,7 +38,8 @@ pub enum Peer {
 pub enum Envelope {
     /// A message for this peer's own subscribers. From a shard: `Origin::Shard`.
     Publish(Message),
-    /// Shard to shard: several messages of QoS 0 to one topic, for this peer's own subscribers.
+    /// Shard to shard: several messages to one topic, for this peer's own subscribers. None of
+    /// them has a receipt.
     PublishRun(MessageRun),
     /// Shard to shard: as `Publish`; answer the receipt when it is safe here.
     PublishFor {

@@ -177,7 +177,8 @@ impl Shard {
         epoch: u64,
     ) -> bool {
         let is_open = self.receipts.has_open(session);
-        if is_open {
+        let is_noted = self.receipts.evicting.iter().any(|(of, ..)| *of == session);
+        if is_open && !is_noted {
             self.receipts.evicting.push((session, client.into(), epoch));
         }
         is_open

@@ -94,12 +94,13 @@ pub(crate) struct RunParcel<'a> {
 impl<'a> RunParcel<'a> {
     fn owned(&mut self) -> &MessageRun {
         self.owned.get_or_insert_with(|| {
-            let topic_len = self.run.topic().as_str().len() as u16;
-            let topic_end = self.run.packets().next().map_or(0, |first| first.packet_id_at);
+            let topic_len = self.run.topic().as_str().len();
+            let topic_end = self.run.packets().next().map_or(topic_len, |first| first.packet_id_at);
             MessageRun(Arc::new(Inner {
                 bytes: Bytes::copy_from_slice(self.run.bytes()),
-                topic_at: topic_end as u16 - topic_len,
-                topic_len,
+                // Behind a fixed header; the end of a long topic would not fit.
+                topic_at: (topic_end - topic_len) as u16,
+                topic_len: topic_len as u16,
                 shape: self.run.shape(),
                 publisher: self.publisher,
                 received_at: self.received_at,

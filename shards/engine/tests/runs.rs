@@ -357,6 +357,77 @@ fn play(seed: u64, is_apart: bool) -> (Outcome, usize) {
     (world.outcome(), runs)
 }
 
+/// A world with two clients: the first publishes, the second has a session that lasts.
+fn pair(out_bytes_max: usize) -> World {
+    let mut world = World::new(false, &mut Random(1));
+    for shard in &mut world.shards {
+        let config = ShardConfig::new(ShardId(0), 1, SEED);
+        let limits = Limits { out_bytes_max, ..Limits::default() };
+        *shard = Shard::new(ShardConfig { limits, ..config });
+    }
+    world.slow.fill(false);
+    // Both on the first shard, which is the only one of its node.
+    for slot in [0, 2] {
+        let connect = [&b"\0\x04MQTT\x04\0\0\0"[..], &text(&name(slot))].concat();
+        let connect = packet(0x10, &connect);
+        world.clients[slot as usize] = Client { version: 4, connect, ..Client::default() };
+        world.connect(slot);
+    }
+    world.handle(2, &packet(0x82, &[&[0, 1][..], &text("t"), &[1]].concat()));
+    world.drain();
+    world
+}
+
+#[test]
+fn acknowledgements_of_what_was_not_sent_again_are_taken() {
+    let mut world = pair(700);
+    let publish = packet(0x32, &[&text("t")[..], &[0, 1], &[b'.'; 200]].concat());
+    (0..10).for_each(|_| world.handle(0, &publish));
+    world.drain();
+    assert_eq!(world.shards[0].stats().inflight, 10);
+    // It comes back, and reads nothing: what it had got is not all sent again.
+    world.go_or_come(2);
+    world.slow[2] = true;
+    let before = world.shards[0].stats().publish_sent[1];
+    world.go_or_come(2);
+    let again = world.shards[0].stats().publish_sent[1] - before;
+    assert!(again > 0 && again < 10, "{again} were sent again");
+    let acks: Vec<u8> = (1..=10).flat_map(|id| packet(0x40, &[0, id])).collect();
+    world.handle(2, &acks);
+    world.drain();
+    let stats = world.shards[0].stats();
+    assert_eq!((stats.inflight, stats.ledger.delivered, stats.ledger.queued), (0, 10, 0));
+    world.catch_up();
+    world.handle(0, &publish);
+    world.drain();
+    assert_eq!(world.shards[0].stats().inflight, 1);
+}
+
+#[test]
+fn a_run_of_the_longest_topic_crosses_shards() {
+    let mut world = World::new(false, &mut Random(1));
+    world.slow.fill(false);
+    let topic = "x".repeat(65_535);
+    for slot in [0, 1] {
+        let connect = [&b"\0\x04MQTT\x04\x02\0\0"[..], &text(&name(slot))].concat();
+        let connect = packet(0x10, &connect);
+        world.clients[slot as usize] = Client { version: 4, connect, ..Client::default() };
+        world.connect(slot);
+    }
+    world.handle(1, &packet(0x82, &[&[0, 1][..], &text("#"), &[0]].concat()));
+    world.drain();
+    let before = world.got[&1].len();
+    // The length in three bytes.
+    let body = [&text(&topic)[..], b"1"].concat();
+    let len = body.len();
+    let header = [0x30, len as u8 | 0x80, (len >> 7) as u8 | 0x80, (len >> 14) as u8];
+    let publish = [&header[..], &body].concat();
+    world.handle(0, &publish.repeat(3));
+    world.drain();
+    assert_eq!(world.runs_on_the_mesh, 1);
+    assert!(world.got[&1][before..] == publish.repeat(3));
+}
+
 #[test]
 fn a_run_is_its_packets_one_by_one() {
     let (mut runs, mut dropped, mut delivered) = (0, 0, 0);
