@@ -17,6 +17,7 @@
 //! Scope: node. All of it runs on the control plane's thread; no shard waits for it.
 
 pub(crate) mod cluster;
+pub(crate) mod lookup;
 
 use std::{
     fmt,

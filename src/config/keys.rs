@@ -459,7 +459,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key(
         "auth.redis.prefix",
         TEXT,
-        "Accounts are hashes <prefix>:<user> with password_hash and acl, in the Redis below.",
+        "Accounts are hashes <prefix>:<user> with password_hash and acl, in the Redis below: alone, behind Sentinels or a Redis Cluster; by TLS or not.",
         |c| &mut c.auth.redis.prefix,
     ),
     key(
@@ -499,9 +499,12 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key("redis.sentinel.master", TEXT, "Name of the master that the Sentinels watch.", |c| {
         &mut c.redis.sentinel.master
     }),
-    key("redis.sentinel.nodes", ENDPOINTS, "The Sentinels; in use if there are any.", |c| {
-        &mut c.redis.sentinel.nodes
-    }),
+    key(
+        "redis.sentinel.nodes",
+        ENDPOINTS,
+        "The Sentinels; in use if there are any. Asked without TLS.",
+        |c| &mut c.redis.sentinel.nodes,
+    ),
     key("redis.sentinel.username", TEXT, "User at the Sentinels.", |c| {
         &mut c.redis.sentinel.username
     }),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -17,7 +17,7 @@ use ring::{hmac, rand, signature};
 use serde_json::{Value, json};
 
 use super::client::{Card, Client};
-use super::{Files, Test, VERSIONS, broker, wait};
+use super::{Files, Test, VERSIONS, broker};
 use crate::harness::broker::free_port;
 use crate::harness::wire::Version;
 
@@ -32,9 +32,6 @@ pub(super) const TESTS: &[(&str, Test)] = &[
     ("an_endpoint_is_asked_so_many_at_a_time_and_its_answers_are_remembered", bounded),
     ("a_slow_endpoint_holds_up_nobody_else", slow_endpoint),
     ("a_dead_endpoint_refuses_or_is_passed_over", dead_endpoint),
-    ("accounts_in_redis_get_in_with_their_rules", redis_accounts),
-    ("accounts_in_a_redis_cluster_get_in_with_their_rules", redis_accounts_in_a_cluster),
-    ("a_redis_that_never_answers_holds_up_nobody_else", mute_redis),
     ("a_flood_of_tokens_to_check_holds_up_nobody_who_is_connected", token_flood),
 ];
 
@@ -415,37 +412,6 @@ fn dead_endpoint() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A Redis that takes connections and says nothing.
-fn mute_redis() -> Result<(), Failed> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let files = Files::new()?;
-    let file = files.path("passwords");
-    set(&file, "roger", "right", &[])?;
-    let broker = broker(&[
-        "--auth.chain=password_file,redis".to_owned(),
-        "--auth.timeout=2s".to_owned(),
-        format!("--auth.password_file={}", file.display()),
-        "--redis.host=127.0.0.1".to_owned(),
-        format!("--redis.port={}", listener.local_addr()?.port()),
-    ])?;
-    let mut live = Client::let_in(&broker, Version::V5, &Card::new("roger", "roger", "right"))?;
-    let mut waiting = Vec::new();
-    for index in 0..20 {
-        let id = format!("slow-{index}");
-        let mut client = Client::open(&broker, Version::V5)?;
-        client.send(&Card::new(&id, "stranger", &id).connect())?;
-        waiting.push(client);
-    }
-    let start = Instant::now();
-    Client::let_in(&broker, Version::V5, &Card::new("other", "roger", "right"))?;
-    live.ping()?;
-    assert!(start.elapsed() < Duration::from_secs(1), "a neighbour waited {:?}", start.elapsed());
-    for client in &mut waiting {
-        assert_eq!(client.expect("connack")?.number_of("code"), 0x88);
-    }
-    Ok(())
-}
-
 /// Signatures are checked off the shards: a live client is answered while many wait.
 fn token_flood() -> Result<(), Failed> {
     // A ban would turn them away before they are checked.
@@ -470,75 +436,4 @@ fn token_flood() -> Result<(), Failed> {
         assert!([0x86, 0x89].contains(&code), "{code:#x}");
     }
     live.ping()
-}
-
-struct Redis(Child);
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // It may be gone already; then there is only to wait.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn redis_accounts() -> Result<(), Failed> {
-    let files = Files::new()?;
-    let port = free_port();
-    let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-    command.current_dir(&files.0).stdout(Stdio::null());
-    let _server = Redis(command.spawn()?);
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
-    let mut connection = None;
-    wait("Redis answers", || {
-        connection = client.get_connection().ok();
-        Ok(connection.is_some())
-    })?;
-    let mut connection = connection.ok_or("no connection")?;
-    let settings = ["--redis.host=127.0.0.1".to_owned(), format!("--redis.port={port}")];
-    accounts_work(&files, &settings, |hset| Ok(hset.query(&mut connection)?))
-}
-
-/// In a Redis Cluster each account is somewhere else.
-fn redis_accounts_in_a_cluster() -> Result<(), Failed> {
-    let redis = crate::cluster::sharded::start(0, false)?;
-    accounts_work(&Files::new()?, &redis.settings(), |hset| {
-        for server in redis.all() {
-            if hset.query::<()>(&mut server.own_connection()?).is_ok() {
-                return Ok(());
-            }
-        }
-        Err("nobody takes the account".into())
-    })
-}
-
-/// Two users get in by what `put` writes; their slots are far apart.
-fn accounts_work(
-    files: &Files,
-    settings: &[String],
-    mut put: impl FnMut(&redis::Cmd) -> Result<(), Failed>,
-) -> Result<(), Failed> {
-    let file = files.path("passwords");
-    set(&file, "roger", "right", &[])?;
-    let line = fs::read_to_string(&file)?;
-    let hash = line.trim().split_once(':').map(|(_, hash)| hash).ok_or("no hash")?;
-    let rules = "read a/%u/#\nwrite b/%c";
-    for user in ["roger", "eve"] {
-        let mut hset = redis::cmd("HSET");
-        hset.arg(format!("octopus:user:{user}")).arg(&["password_hash", hash, "acl", rules]);
-        put(&hset)?;
-    }
-    let chain = ["--auth.chain=redis".to_owned()];
-    let broker = broker(&[&chain[..], settings].concat())?;
-    let card = |user, password| Card::new("c", user, password);
-    let mut live = Client::let_in(&broker, Version::V5, &card("roger", "right"))?;
-    assert_eq!((live.subscribe("a/roger/x")?, live.subscribe("a/x")?), (1, 0x87));
-    assert_eq!((live.publish("b/c", "")?, live.publish("a/roger/x", "")?), (0x10, 0x87));
-    Client::let_in(&broker, Version::V5, &card("eve", "right"))?;
-    for (user, password) in [("roger", "wrong"), ("eve", "wrong"), ("nobody", "right")] {
-        let (_, code) = Client::connect(&broker, Version::V5, &card(user, password))?;
-        assert_eq!(code, 0x86, "{user}");
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ mod flood;
 mod limits;
 mod listeners;
 mod reconfigure;
+mod redis;
 mod reload;
 mod scram;
 mod told;
@@ -35,8 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let groups: [(&str, &[(&str, Test)]); 9] = [
+    let groups: [(&str, &[(&str, Test)]); 10] = [
         ("backends", backends::TESTS),
+        ("redis", redis::TESTS),
         ("acl", acl::TESTS),
         ("scram", scram::TESTS),
         ("reload", reload::TESTS),
@@ -85,10 +87,12 @@ impl Drop for Files {
     }
 }
 
-/// A broker of two shards that authenticates, with these settings beside.
+/// A broker of two shards that authenticates.
+const SETTINGS: [&str; 2] = ["--broker.auth.enable=true", "--shards=2"];
+
+/// A broker with [`SETTINGS`], and with these beside.
 fn broker(settings: &[String]) -> Result<Process, Failed> {
-    let own = ["--broker.auth.enable=true".to_owned(), "--shards=2".to_owned()];
-    Ok(Process::start(&[&own[..], settings].concat())?)
+    Ok(Process::start(&[&SETTINGS.map(str::to_owned)[..], settings].concat())?)
 }
 
 /// The settings that give a broker metrics, and where they are.

@@ -45,8 +45,16 @@ impl Redis {
     }
 
     /// The same, and never a Redis Cluster.
-    pub(super) fn start_alone(has_log: bool) -> Result<Self, Failed> {
+    pub(crate) fn start_alone(has_log: bool) -> Result<Self, Failed> {
         Self::start_at(&[], Ipv4Addr::LOCALHOST, has_log)
+    }
+
+    /// The same, with settings of its own and without a log.
+    pub(crate) fn start_with(settings: &[[&str; 2]]) -> Result<Self, Failed> {
+        let words = [program()].into_iter().chain(settings.concat().into_iter().map(str::to_owned));
+        let redis = Self::spawn(words.collect(), Ipv4Addr::LOCALHOST, false, None)?;
+        redis.wait_until_there()?;
+        Ok(redis)
     }
 
     /// A node of a Redis Cluster to be. It needs two ports, and there are many such nodes: if
@@ -104,7 +112,7 @@ impl Redis {
         Ok(Self { command, address, port, directory, has_log, bus, others, child })
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
@@ -136,7 +144,7 @@ impl Redis {
     }
 
     /// Makes it a replica, and waits until it has what `master` has.
-    pub(super) fn follow(&self, master: &Self) -> Result<(), Failed> {
+    pub(crate) fn follow(&self, master: &Self) -> Result<(), Failed> {
         let mut own = self.own_connection()?;
         redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port).query::<()>(&mut own)?;
         wait("the replica follows", || {
@@ -146,7 +154,7 @@ impl Redis {
     }
 
     /// A Sentinel that watches it under the name `octopus`, and knows its replica.
-    pub(super) fn watched(&self) -> Result<Self, Failed> {
+    pub(crate) fn watched(&self) -> Result<Self, Failed> {
         let (port, directory) = (free_port(), self.directory.join("sentinel"));
         std::fs::create_dir_all(&directory)?;
         let file = directory.join("sentinel.conf");
