@@ -5,7 +5,9 @@
 //! told it; what is said counts for all changes before. A node that does not answer is waited
 //! for until its lease is out, and at most for two leases: then the shard is answered without
 //! it, which is counted (`unheard`). While Redis is away nobody is waited for: what this node
-//! wants is told when Redis is back, and its clients are served meanwhile.
+//! wants is told when Redis is back, and its clients are served meanwhile. All leases run out in
+//! a long outage: for a lease after Redis was reached, a node that has not taken its own anew is
+//! waited for all the same.
 //!
 //! A shard is not answered either while this node has not caught up with what the group
 //! retains, so that no SUBSCRIBE is answered from what was retained before an outage; nor while
@@ -13,13 +15,14 @@
 //! be there before its new node is told that nothing comes there any more.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::Instant,
 };
 
 use octopus_engine::{Envelope, ShardId};
 
 use super::{
+    members::{View, id_of},
     run::{After, Bridge},
     wire::{self, Control, Head},
     work::Op,
@@ -68,14 +71,14 @@ impl Known {
     }
 
     /// Up to which mark all these nodes know what this one wants.
-    fn least<'a>(&self, live: impl Iterator<Item = &'a str>) -> Mark {
-        let marks = live.map(|node| self.by_node.get(node).copied().unwrap_or_default());
+    fn least<'a>(&self, nodes: impl Iterator<Item = &'a str>) -> Mark {
+        let marks = nodes.map(|node| self.by_node.get(node).copied().unwrap_or_default());
         marks.min().unwrap_or((u64::MAX, u64::MAX))
     }
 
-    /// Takes out those that need not wait for any of the `live` nodes.
-    pub(super) fn answered<'a>(&mut self, live: impl Iterator<Item = &'a str>) -> Vec<Asked> {
-        let known = self.least(live);
+    /// Takes out those that need not wait for any of these nodes.
+    pub(super) fn answered<'a>(&mut self, nodes: impl Iterator<Item = &'a str>) -> Vec<Asked> {
+        let known = self.least(nodes);
         let is_known = |asked: &Asked| asked.mark <= known;
         let count = self.asked.iter().take_while(|asked| is_known(asked)).count();
         self.asked.drain(..count).collect()
@@ -111,7 +114,7 @@ impl Bridge {
         } else if self.is_behind() || self.is_held_up() {
             return;
         } else {
-            self.known.answered(self.live().iter().map(String::as_str))
+            self.known.answered(self.awaited().iter().map(String::as_str))
         };
         answered.into_iter().for_each(|asked| self.answer_shard(asked));
     }
@@ -151,15 +154,19 @@ impl Bridge {
     /// known already does not tell it again, so this has to hold before anybody asks.
     pub(super) fn is_all_known(&self) -> bool {
         let told = (self.epoch(), self.interest_last);
-        self.known.least(self.live().iter().map(String::as_str)) >= told
+        self.known.least(self.awaited().iter().map(String::as_str)) >= told
     }
 
     /// The other nodes whose leases hold.
-    fn live(&self) -> Vec<String> {
-        let (view, own) = (self.work.members.view(), self.work.members.name());
-        let view = view.borrow();
-        let live = view.nodes.iter().filter(|(name, node)| node.is_live && *name != own);
-        live.map(|(name, _)| name.clone()).collect()
+    fn live(&self) -> BTreeSet<String> {
+        others::<()>(&self.work.members.view().borrow(), self.work.members.name(), None)
+    }
+
+    /// The other nodes that may be there.
+    fn awaited(&self) -> BTreeSet<String> {
+        let is_early = self.work.link.is_newer_than(self.config.lease);
+        let met = is_early.then_some(&self.nodes);
+        others(&self.work.members.view().borrow(), self.work.members.name(), met)
     }
 
     fn answer_shard(&mut self, asked: Asked) {
@@ -198,10 +205,23 @@ impl Bridge {
     }
 }
 
+/// The nodes of the group but for this one, whose leases hold.
+///
+/// - `met`: not long after Redis was reached, the nodes that were there before. They count, and so
+///   do all of the list, unless a later life of them or this node has their id.
+fn others<T>(view: &View, own: &str, met: Option<&HashMap<String, T>>) -> BTreeSet<String> {
+    let live = || view.nodes.iter().filter(|(_, node)| node.is_live).map(|(name, _)| name);
+    let ids: HashSet<&str> = live().map(|name| id_of(name)).chain([id_of(own)]).collect();
+    let may_live = met.into_iter().flat_map(|met| view.nodes.keys().chain(met.keys()));
+    let may_live = may_live.filter(|name| !ids.contains(id_of(name)));
+    live().filter(|name| *name != own).chain(may_live).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use super::super::members::Member;
     use super::*;
 
     fn asked(barrier: u64, mark: Mark) -> Asked {
@@ -227,6 +247,29 @@ mod tests {
         assert_eq!(known.answered(["B"].into_iter()), []);
         known.by("B", (8, 5));
         assert_eq!(barriers(&known.answered(["B"].into_iter())), [3]);
+    }
+
+    #[test]
+    fn soon_after_an_outage_nodes_without_a_lease_are_waited_for() {
+        let member = |is_live| Member { epoch: 1, is_live };
+        let nodes = [("A:2", true), ("A:1", false), ("B:2", true), ("B:1", false), ("C:1", false)];
+        let nodes = nodes.map(|(name, is_live)| (name.to_owned(), member(is_live)));
+        let view = View { nodes: nodes.into(), ..View::default() };
+        // D is not in the list: Redis has lost it.
+        let met = ["A:1", "B:2", "D:1"].map(|name| (name.to_owned(), ())).into();
+        let others = |met| others::<()>(&view, "A:2", met).into_iter().collect::<Vec<_>>();
+        assert_eq!(others(None), ["B:2"]);
+        assert_eq!(others(Some(&met)), ["B:2", "C:1", "D:1"]);
+        // Their word counts as that of any other.
+        let mut known = Known::default();
+        known.ask(asked(1, (7, 1)));
+        for name in ["B:2", "C:1"] {
+            known.by(name, (7, 1));
+            assert_eq!(known.answered(others(Some(&met)).iter().map(String::as_str)), []);
+        }
+        known.by("D:1", (7, 1));
+        let answered = known.answered(others(Some(&met)).iter().map(String::as_str));
+        assert_eq!(barriers(&answered), [1]);
     }
 
     #[test]
