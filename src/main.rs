@@ -35,7 +35,7 @@ use octopus::{
 };
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::HubHandle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// How long clients may take to get their last bytes after a signal.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
@@ -102,12 +102,13 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let mut node = node::start(config, seed)?;
         let http = pages::bind(loaded).await?;
         let handle = node.take_hub().expect("taken once");
+        let (open, opens) = oneshot::channel();
         let store = joined.as_ref().map(|joined| {
             let settings = store::Settings::new(config, incarnation, node.shards(), seed);
             let (link, kept_until) = (joined.link().clone(), joined.kept_until().clone());
-            store::start(settings, link, handle.sender(), kept_until)
+            store::start(settings, link, handle.sender(), kept_until, opens)
         });
-        let (group, bridge) = start_bridge(joined, &handle, node.shards(), seed).await;
+        let (group, bridge, ready) = start_bridge(joined, &handle, node.shards(), seed);
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);
         let common = group
             .as_ref()
@@ -120,6 +121,11 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
             hub_task.set_store(store);
         }
         let hub_task = tokio::spawn(hub_task.run());
+        if let (Some(group), Some(ready)) = (&group, ready) {
+            wait_until_ready(group, ready).await;
+        }
+        // The store has ended only if the node does.
+        let _ = open.send(());
         tokio::spawn(stats::sys::publish(hub.clone(), config.stats.sys_interval));
         let (stopping, is_stopping) = watch::channel(false);
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -182,15 +188,15 @@ async fn join_group(config: &Config, incarnation: u64) -> Result<Option<Joined>,
     Ok(Some(Joined::join(config, incarnation).await?))
 }
 
-/// Starts what brings messages to other nodes and from them; where the hub sends to it. When it
-/// returns, the shards were told what the other nodes want; no client was let in before.
-async fn start_bridge(
+/// Starts what brings messages to other nodes and from them; where the hub sends to it, and what
+/// tells when clients may come.
+fn start_bridge(
     joined: Option<Joined>,
     handle: &HubHandle,
     shards: u16,
     seed: u64,
-) -> (Option<Group>, Option<BridgeSender>) {
-    let Some(joined) = joined else { return (None, None) };
+) -> (Option<Group>, Option<BridgeSender>, Option<oneshot::Receiver<()>>) {
+    let Some(joined) = joined else { return (None, None, None) };
     let group = Group {
         link: joined.link().clone(),
         keys: joined.keys().clone(),
@@ -202,10 +208,15 @@ async fn start_bridge(
     let mut bridge = Bridge::new(joined, handle.sender(), shards, seed, from_shards);
     let ready = bridge.ready();
     tokio::spawn(bridge.run());
+    (Some(group), Some(sender), Some(ready))
+}
+
+/// Waits until clients may come: the shards were told what the other nodes want. The hub runs
+/// already: nodes that start at the same time ask each other's shards.
+async fn wait_until_ready(group: &Group, ready: oneshot::Receiver<()>) {
     if group.link.is_up() && tokio::time::timeout(REDIS_WAIT, ready).await.is_err() {
         tracing::warn!("Redis does not tell what the other nodes want; starting without");
     }
-    (Some(group), Some(sender))
 }
 
 /// Starts what writes the group's counters.

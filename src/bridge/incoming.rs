@@ -169,6 +169,8 @@ impl Bridge {
     fn listening(&mut self) {
         self.is_listening = true;
         self.see_group();
+        // Who joined and told it while this node did not listen yet.
+        self.work.look.notify_one();
         self.load_all();
         if self.ready.is_some() || !self.is_all_known() {
             self.tell_all_interest();

@@ -50,7 +50,7 @@ use octopus_engine::{
 use octopus_mqtt::ReasonCode;
 use octopus_runtime::{HubSender, Plain};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -159,11 +159,13 @@ struct Shared {
 /// last is written.
 ///
 /// - `kept_until`: where it says until when the sessions are this node's for certain.
+/// - `opens`: told, or given up, when clients may come; until then their claims wait.
 pub fn start(
     settings: Settings,
     link: Link,
     shards: HubSender,
     kept_until: watch::Sender<Option<Instant>>,
+    opens: oneshot::Receiver<()>,
 ) -> (Store, JoinHandle<()>) {
     let redis = Redis::new(link.clone(), &settings, shards.clone());
     let (passes, passes_out) = mpsc::unbounded_channel();
@@ -194,6 +196,8 @@ pub fn start(
         restating: HashSet::new(),
     };
     let task = tokio::spawn(async move {
+        // What is asked meanwhile stays in order.
+        let _ = opens.await;
         writer.run().await;
         helpers.iter().for_each(JoinHandle::abort);
     });

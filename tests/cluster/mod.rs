@@ -11,6 +11,7 @@ mod network;
 mod raw;
 mod sessions;
 pub(crate) mod sharded;
+mod starts;
 mod subscriptions;
 
 use libtest_mimic::Trial;
@@ -19,5 +20,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     let cases = cases::all().into_iter().chain(sessions::all()).chain(bans::all());
     let cases = cases.chain(subscriptions::all()).chain(away::all());
     let cases = cases.chain(history::all()).chain(network::all()).chain(sharded::all());
+    let cases = cases.chain(starts::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }
