@@ -127,8 +127,8 @@ impl Bridge {
     }
 
     /// Says once that clients may come: every other node knows this one, so that from then on
-    /// its SUBACKs wait for this node too; and what they wanted until then was read since, and
-    /// is given to the shards before the first client can be.
+    /// its SUBACKs wait for this node too; what they wanted until then was read since, and is
+    /// given to the shards before the first client can be; and Redis takes this node's messages.
     pub(super) fn say_ready(&mut self) {
         let is_listening = self.is_listening && self.is_listening_fast;
         if self.ready.is_none() || !is_listening || self.epoch() == 0 {
@@ -142,6 +142,7 @@ impl Bridge {
             }
         }
         if self.is_known
+            && self.work.is_awake()
             && self.nodes.values().all(|node| !node.is_loading)
             && let Some(ready) = self.ready.take()
         {

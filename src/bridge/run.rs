@@ -296,8 +296,8 @@ impl Bridge {
         bridge
     }
 
-    /// Told when this node's shards know what every other node wants, which they must before a
-    /// client of theirs publishes.
+    /// Told when this node's shards know what every other node wants, and Redis takes messages of
+    /// theirs, which must be before a client of theirs publishes.
     pub fn ready(&mut self) -> oneshot::Receiver<()> {
         let (sender, ready) = oneshot::channel();
         self.ready = Some(sender);
@@ -309,6 +309,7 @@ impl Bridge {
         self.spawn_tasks();
         let mut tick = tokio::time::interval(TICK);
         let mut note = tokio::time::interval(NOTE_INTERVAL);
+        let mut kept_until = self.work.kept_until.subscribe();
         let mut taken = Vec::new();
         loop {
             tokio::select! {
@@ -326,6 +327,8 @@ impl Bridge {
                 },
                 _ = tick.tick() => self.tick(),
                 _ = note.tick(), if self.has_taken() => self.note_taken(),
+                // This node is awake perhaps.
+                Ok(()) = kept_until.changed(), if self.ready.is_some() => {}
             }
             self.fence_told();
             self.answer_asked();

@@ -535,7 +535,8 @@ async fn try_take_over(
 /// a while longer. The shards hear of the wishes first.
 async fn tend(shared: Arc<Shared>, kept_until: watch::Sender<Option<Instant>>) {
     let fence_after = shared.settings.fence_after();
-    let mut has_heeded = false;
+    // Of a node that begins nobody has wanted anything.
+    let mut has_heeded = true;
     loop {
         let until = shared.shards.now().after(fence_after);
         let own_until = Instant::now() + fence_after;
@@ -552,10 +553,12 @@ async fn tend(shared: Arc<Shared>, kept_until: watch::Sender<Option<Instant>>) {
                     shared.shards.broadcast(&[Envelope::Lease { until }]);
                 }
             }
-            Err(_) if shared.settings.degrades => {
-                shared.shards.broadcast(&[Envelope::Lease { until }]);
+            Err(_) => {
+                has_heeded = false;
+                if shared.settings.degrades {
+                    shared.shards.broadcast(&[Envelope::Lease { until }]);
+                }
             }
-            Err(_) => {}
         }
         if has_heeded {
             // The shards let go of what was lost before anything more is written for it.

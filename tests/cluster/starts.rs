@@ -1,18 +1,30 @@
 //! The first moments of a node: when its door opens it knows the group, and the group knows it.
 
 use std::{
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::Failed;
 
-use super::group::Group;
+use super::{
+    client::Client,
+    group::{Group, wait},
+};
+use crate::harness::{
+    broker::free_port,
+    wire::{Packet, Version},
+};
 
 type Case = fn() -> Result<(), Failed>;
 
 pub(super) fn all() -> Vec<(&'static str, Case)> {
-    vec![("nodes_that_start_together_do_not_wait_for_each_other", together)]
+    vec![
+        ("nodes_that_start_together_do_not_wait_for_each_other", together),
+        ("qos_0_published_as_the_door_opens_is_heard_on_other_nodes", at_the_door),
+    ]
 }
 
 /// A node that is waited for in vain costs 5 s.
@@ -32,6 +44,37 @@ fn together() -> Result<(), Failed> {
             assert!(!log.contains("starting without"), "{log}");
         }
         assert!(took < START_MAX, "all listen after {took:?}");
+    }
+    Ok(())
+}
+
+/// CONNECT and PUBLISH in one write, by a client that is at the door before it opens.
+fn at_the_door() -> Result<(), Failed> {
+    let group = Group::new(&[])?;
+    let near = group.node("NEAR")?;
+    let subscriber = Client::connect(&near, "s")?;
+    subscriber.subscribe("first/#")?;
+    let connect = Packet::new("connect").number("clean", 1_u8).bytes("id", "p");
+    let mut nodes = Vec::new();
+    for round in 0..4 {
+        let topic = format!("first/{round}");
+        let publish = Packet::new("publish").bytes("topic", topic.as_str());
+        let bytes = [&connect, &publish].map(|packet| packet.encode(Version::V5)).concat();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let port = [format!("--broker.port={}", address.port())];
+        let node = thread::scope(|scope| {
+            let starting = scope.spawn(|| group.node_with(&format!("NODE{round}"), &port));
+            let mut stream = None;
+            wait("the door is there", || {
+                stream = TcpStream::connect(address).ok();
+                Ok(stream.is_some())
+            })?;
+            let mut stream = stream.ok_or("no stream")?;
+            stream.write_all(&bytes)?;
+            assert_eq!(subscriber.next()?.0, topic);
+            Ok::<_, Failed>(starting.join().map_err(|_| "the start panicked")??)
+        });
+        nodes.push(node?);
     }
     Ok(())
 }
