@@ -155,7 +155,8 @@ impl Redis {
 
     /// A Sentinel that watches it under the name `octopus`, and knows its replica.
     pub(crate) fn watched(&self) -> Result<Self, Failed> {
-        let (port, directory) = (free_port(), self.directory.join("sentinel"));
+        let port = free_port();
+        let directory = self.directory.join(format!("sentinel-{port}"));
         std::fs::create_dir_all(&directory)?;
         let file = directory.join("sentinel.conf");
         let text = format!(
