@@ -1,14 +1,14 @@
 //! What is promised of a session in a group: it goes where its client goes, and outlives the
 //! node it was on.
 
-use std::time::Instant;
+use std::{thread, time::Instant};
 
 use libtest_mimic::Failed;
 use rumqttc::QoS;
 
 use super::{
     client::Client,
-    group::{Group, wait},
+    group::{Group, Redis, wait},
 };
 
 type Case = fn() -> Result<(), Failed>;
@@ -30,6 +30,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("a_session_is_taken_from_a_node_that_stands_still", taken_from_the_paused),
         ("a_session_outlives_its_node", outlives),
         ("other_nodes_go_on_with_the_sessions_of_a_dead_one", adopted),
+        ("soon_after_an_outage_no_node_is_taken_for_dead", not_dead_yet),
     ]
 }
 
@@ -155,5 +156,61 @@ fn adopted() -> Result<(), Failed> {
     publisher.wait_acknowledged(1)?;
     let second = Client::open(&b, "s", false)?;
     assert_eq!(second.next()?.1, "while away");
+    Ok(())
+}
+
+/// B stands still when Redis is back, and its lease is out. A neither adopts the session there nor
+/// gives it to its client before B had its time, because B has what nobody else has: messages in
+/// its memory.
+fn not_dead_yet() -> Result<(), Failed> {
+    let settings = [
+        "--broker.storage.session=redis",
+        "--broker.storage.subscription=redis",
+        "--cluster.lease=10s",
+        "--cluster.takeover_timeout=10s",
+    ];
+    let mut group = Group::with(Redis::start(true)?, &settings)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let first = Client::open(&b, "s", false)?;
+    first.subscribe("m/#")?;
+    first.leave()?;
+    wait("it is gone", || Ok(first.is_gone()))?;
+    let publisher = Client::connect(&b, "p")?;
+    publisher.publish("m/1", QoS::AtLeastOnce, "in memory")?;
+    publisher.wait_acknowledged(1)?;
+
+    b.signal("STOP")?;
+    group.redis.kill()?;
+    a.wait_for("Redis is away")?;
+    group.redis.revive()?;
+    let mut redis = group.redis.connection()?;
+    // As if it had been away for longer than a lease.
+    let lease = group.redis.key("GROUP1:NODE:B");
+    redis::cmd("DEL").arg(lease).query::<()>(&mut redis)?;
+    a.wait_for("Redis is reached generation=2")?;
+    // Meanwhile it would have looked four times for what dead nodes left.
+    wait("A's lease was not refreshed for 2 s", || {
+        let own = group.redis.key("GROUP1:NODE:A");
+        let left_ms: i64 = redis::cmd("PTTL").arg(own).query(&mut redis)?;
+        Ok((0..8000).contains(&left_ms))
+    })?;
+    let owner = |redis: &mut redis::Connection| {
+        let key = group.redis.key("GROUP1:SESSION:s");
+        redis::cmd("HGET").arg(key).arg("owner").query::<String>(redis)
+    };
+    let b_as_owner = owner(&mut redis)?;
+    assert!(b_as_owner.starts_with("B:"), "adopted by {b_as_owner}");
+
+    let second = thread::scope(|scope| {
+        let coming = scope.spawn(|| Client::open(&a, "s", false));
+        let wishes = group.redis.key(&format!("GROUP1:V2:EVICT:{b_as_owner}"));
+        wait("B is asked for the session, or has lost it", || {
+            let is_asked: bool = redis::cmd("EXISTS").arg(&wishes).query(&mut redis)?;
+            Ok(is_asked || coming.is_finished())
+        })?;
+        b.signal("CONT")?;
+        coming.join().map_err(|_| "the client panicked")?
+    })?;
+    assert_eq!(second.next()?.1, "in memory");
     Ok(())
 }

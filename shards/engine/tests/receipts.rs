@@ -10,6 +10,9 @@ const CLIENT: ConnectionId = ConnectionId { slot: 0, generation: 1 };
 const CONNECT_311: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
 const CONNECT_5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01c";
 
+/// A session that outlives its connection.
+const CONNECT_LASTING: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01c";
+
 /// A shard of a node in a group, with one client.
 struct Bench(Shard);
 
@@ -119,6 +122,41 @@ fn a_qos_2_message_sent_again_is_not_routed_and_not_acknowledged_early() {
     assert_eq!((&bytes[..], told.len()), (&b""[..], 0));
     assert_eq!(bench.hub(Envelope::Accepted { receipt }).0, b"\x50\x02\x00\x01");
     assert_eq!(bench.client(b"\x3c\x07\x00\x03far\x00\x01").0, b"\x50\x02\x00\x01");
+}
+
+#[test]
+fn a_session_is_handed_over_when_all_that_its_client_published_is_confirmed() {
+    let evict = || Envelope::Evict { client_id: "c".into(), epoch: 1 };
+    let is_handed_over = |told: &[Envelope]| {
+        let is_it = |envelope: &&Envelope| {
+            matches!(envelope, Envelope::Surrendered(its)
+            if its.epoch == 1 && its.record.is_some())
+        };
+        told.iter().filter(is_it).count()
+    };
+    let reason = ReasonCode::QuotaExceeded;
+    for is_last_refused in [false, true] {
+        let mut bench = Bench::new(CONNECT_LASTING);
+        bench.want("far");
+        let first = receipt_in(&bench.client(b"\x32\x07\x00\x03far\x00\x01").1);
+        let last = receipt_in(&bench.client(b"\x34\x07\x00\x03far\x00\x02").1);
+        // Asked once more, because the wish stands in Redis until it is granted.
+        for is_closed in [true, false] {
+            let (_, told, closed) = bench.hub(evict());
+            assert_eq!((is_handed_over(&told), closed), (0, is_closed), "{told:?}");
+        }
+        let (_, told, _) = bench.hub(Envelope::Accepted { receipt: first });
+        assert_eq!(is_handed_over(&told), 0, "{told:?}");
+        let (_, told, _) = bench.hub(match is_last_refused {
+            false => Envelope::Accepted { receipt: last },
+            true => Envelope::Refused { receipt: last, reason },
+        });
+        assert_eq!(is_handed_over(&told), 1, "{told:?}");
+    }
+    // With nothing under way it goes at once.
+    let mut bench = Bench::new(CONNECT_LASTING);
+    let (_, told, _) = bench.hub(evict());
+    assert_eq!(is_handed_over(&told), 1, "{told:?}");
 }
 
 #[test]
