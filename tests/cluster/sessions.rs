@@ -10,6 +10,7 @@ use super::{
     client::Client,
     group::{Group, Redis, wait},
 };
+use crate::harness::broker::Process;
 
 type Case = fn() -> Result<(), Failed>;
 
@@ -31,6 +32,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("a_session_outlives_its_node", outlives),
         ("other_nodes_go_on_with_the_sessions_of_a_dead_one", adopted),
         ("soon_after_an_outage_no_node_is_taken_for_dead", not_dead_yet),
+        ("soon_after_an_outage_suback_waits_for_who_is_not_back_yet", not_known_yet),
     ]
 }
 
@@ -159,26 +161,8 @@ fn adopted() -> Result<(), Failed> {
     Ok(())
 }
 
-/// B stands still when Redis is back, and its lease is out. A neither adopts the session there nor
-/// gives it to its client before B had its time, because B has what nobody else has: messages in
-/// its memory.
-fn not_dead_yet() -> Result<(), Failed> {
-    let settings = [
-        "--broker.storage.session=redis",
-        "--broker.storage.subscription=redis",
-        "--cluster.lease=10s",
-        "--cluster.takeover_timeout=10s",
-    ];
-    let mut group = Group::with(Redis::start(true)?, &settings)?;
-    let (a, b) = (group.node("A")?, group.node("B")?);
-    let first = Client::open(&b, "s", false)?;
-    first.subscribe("m/#")?;
-    first.leave()?;
-    wait("it is gone", || Ok(first.is_gone()))?;
-    let publisher = Client::connect(&b, "p")?;
-    publisher.publish("m/1", QoS::AtLeastOnce, "in memory")?;
-    publisher.wait_acknowledged(1)?;
-
+/// Redis goes and is back, and B, which has stood still, has no lease any more.
+fn half_back(group: &mut Group, a: &Process, b: &Process) -> Result<redis::Connection, Failed> {
     b.signal("STOP")?;
     group.redis.kill()?;
     a.wait_for("Redis is away")?;
@@ -188,12 +172,38 @@ fn not_dead_yet() -> Result<(), Failed> {
     let lease = group.redis.key("GROUP1:NODE:B");
     redis::cmd("DEL").arg(lease).query::<()>(&mut redis)?;
     a.wait_for("Redis is reached generation=2")?;
+    refreshed(group, true, &mut redis)?;
+    Ok(redis)
+}
+
+/// Time to see that something does not happen.
+const LONG: [&str; 2] = ["--cluster.lease=10s", "--cluster.takeover_timeout=10s"];
+
+/// Waits until A has not refreshed its lease for 2 s, or has just done so.
+fn refreshed(group: &Group, is_just: bool, redis: &mut redis::Connection) -> Result<(), Failed> {
+    let key = group.redis.key("GROUP1:NODE:A");
+    wait("A's lease is that old", || {
+        let left_ms: i64 = redis::cmd("PTTL").arg(&key).query(redis)?;
+        Ok(left_ms > 0 && (left_ms > 8000) == is_just)
+    })
+}
+
+/// A neither adopts the session at B nor gives it to its client before B had its time, because B
+/// has what nobody else has: messages in its memory.
+fn not_dead_yet() -> Result<(), Failed> {
+    let kept = ["--broker.storage.session=redis", "--broker.storage.subscription=redis"];
+    let mut group = Group::with(Redis::start(true)?, &[&kept[..], &LONG].concat())?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let first = Client::open(&b, "s", false)?;
+    first.subscribe("m/#")?;
+    first.leave()?;
+    wait("it is gone", || Ok(first.is_gone()))?;
+    let publisher = Client::connect(&b, "p")?;
+    publisher.publish("m/1", QoS::AtLeastOnce, "in memory")?;
+    publisher.wait_acknowledged(1)?;
+    let mut redis = half_back(&mut group, &a, &b)?;
     // Meanwhile it would have looked four times for what dead nodes left.
-    wait("A's lease was not refreshed for 2 s", || {
-        let own = group.redis.key("GROUP1:NODE:A");
-        let left_ms: i64 = redis::cmd("PTTL").arg(own).query(&mut redis)?;
-        Ok((0..8000).contains(&left_ms))
-    })?;
+    refreshed(&group, false, &mut redis)?;
     let owner = |redis: &mut redis::Connection| {
         let key = group.redis.key("GROUP1:SESSION:s");
         redis::cmd("HGET").arg(key).arg("owner").query::<String>(redis)
@@ -212,5 +222,26 @@ fn not_dead_yet() -> Result<(), Failed> {
         coming.join().map_err(|_| "the client panicked")?
     })?;
     assert_eq!(second.next()?.1, "in memory");
+    Ok(())
+}
+
+/// B serves its clients all along: what they publish after a SUBACK at A, A gets.
+fn not_known_yet() -> Result<(), Failed> {
+    let mut group = Group::with(Redis::start(true)?, &LONG)?;
+    let (a, b) = (group.node("A")?, group.node("B")?);
+    let subscriber = Client::connect(&a, "s")?;
+    let mut redis = half_back(&mut group, &a, &b)?;
+    refreshed(&group, false, &mut redis)?;
+    // Now A sees that B has no lease.
+    refreshed(&group, true, &mut redis)?;
+    thread::scope(|scope| {
+        let subscribing = scope.spawn(|| subscriber.subscribe("n/#"));
+        refreshed(&group, false, &mut redis)?;
+        assert!(!subscribing.is_finished(), "SUBACK came before B knows");
+        b.signal("CONT")?;
+        subscribing.join().map_err(|_| "the subscriber panicked")?
+    })?;
+    Client::connect(&b, "p")?.publish("n/1", QoS::AtMostOnce, "x")?;
+    assert_eq!(subscriber.next()?.1, "x");
     Ok(())
 }
