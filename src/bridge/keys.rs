@@ -67,7 +67,8 @@ impl Keys {
     }
 
     /// Hash: `last`, the last entry of a node's inbox with messages for shared groups; `at`, up
-    /// to where others have them, as the node is dead; `gone`, once it is forgotten.
+    /// to where others have them, as the node is dead; `left`, once it gave its lease back; `gone`,
+    /// once it is forgotten.
     pub fn estate(&self, name: &str) -> String {
         self.own(&format!("ESTATE:{name}"))
     }

@@ -209,12 +209,14 @@ impl Bridge {
 /// The nodes of the group but for this one, whose leases hold.
 ///
 /// - `met`: not long after Redis was reached, the nodes that were there before. They count, and so
-///   do all of the list, unless a later life of them or this node has their id.
+///   do all of the list, unless they said that they leave, or a later life of them or this node has
+///   their id.
 fn others<T>(view: &View, own: &str, met: Option<&HashMap<String, T>>) -> BTreeSet<String> {
     let live = || view.nodes.iter().filter(|(_, node)| node.is_live).map(|(name, _)| name);
     let ids: HashSet<&str> = live().map(|name| id_of(name)).chain([id_of(own)]).collect();
     let may_live = met.into_iter().flat_map(|met| view.nodes.keys().chain(met.keys()));
-    let may_live = may_live.filter(|name| !ids.contains(id_of(name)));
+    let has_left = |name: &String| view.nodes.get(name).is_some_and(|node| node.has_left);
+    let may_live = may_live.filter(|name| !ids.contains(id_of(name)) && !has_left(name));
     live().filter(|name| *name != own).chain(may_live).cloned().collect()
 }
 
@@ -252,12 +254,15 @@ mod tests {
 
     #[test]
     fn soon_after_an_outage_nodes_without_a_lease_are_waited_for() {
-        let member = |is_live| Member { epoch: 1, is_live };
-        let nodes = [("A:2", true), ("A:1", false), ("B:2", true), ("B:1", false), ("C:1", false)];
-        let nodes = nodes.map(|(name, is_live)| (name.to_owned(), member(is_live)));
-        let view = View { nodes: nodes.into(), ..View::default() };
+        let member = |name: &str, is_live, has_left| {
+            (name.to_owned(), Member { epoch: 1, is_live, has_left })
+        };
+        let live = ["A:2", "B:2"].map(|name| member(name, true, false));
+        let silent = ["A:1", "B:1", "C:1"].map(|name| member(name, false, false));
+        let nodes = live.into_iter().chain(silent).chain([member("E:1", false, true)]);
+        let view = View { nodes: nodes.collect(), ..View::default() };
         // D is not in the list: Redis has lost it.
-        let met = ["A:1", "B:2", "D:1"].map(|name| (name.to_owned(), ())).into();
+        let met = ["A:1", "B:2", "D:1", "E:1"].map(|name| (name.to_owned(), ())).into();
         let others = |met| others::<()>(&view, "A:2", met).into_iter().collect::<Vec<_>>();
         assert_eq!(others(None), ["B:2"]);
         assert_eq!(others(Some(&met)), ["B:2", "C:1", "D:1"]);

@@ -42,12 +42,13 @@ if epoch <= tonumber(ARGV[4]) then
   redis.call('SET', KEYS[3], epoch)
 end
 redis.call('HSET', KEYS[2], ARGV[1], epoch)
-redis.call('HDEL', KEYS[4], 'gone')
+redis.call('HDEL', KEYS[4], 'gone', 'left')
 redis.call('PERSIST', KEYS[4])
 return epoch";
 
 /// Refreshes the lease and answers whether it is still ours, then name, epoch and liveness of
-/// every node. KEYS: node, nodes. ARGV: incarnation, lease in ms, prefix of node keys.
+/// every node: 1, 0, or `left`. KEYS: node, nodes. ARGV: incarnation, lease in ms, prefixes of node
+/// keys and of estates.
 const REFRESH: &str = r"
 local own = 0
 if redis.call('GET', KEYS[1]) == ARGV[1] then
@@ -60,14 +61,17 @@ for i = 1, #nodes, 2 do
   local id, incarnation = string.match(nodes[i], '^(.*):([^:]*)$')
   answer[#answer + 1] = nodes[i]
   answer[#answer + 1] = nodes[i + 1]
-  answer[#answer + 1] = id and redis.call('GET', ARGV[3] .. id) == incarnation and '1' or '0'
+  if id and redis.call('GET', ARGV[3] .. id) == incarnation then answer[#answer + 1] = '1'
+  elseif redis.call('HEXISTS', ARGV[4] .. nodes[i], 'left') == 1 then answer[#answer + 1] = 'left'
+  else answer[#answer + 1] = '0' end
 end
 return answer";
 
-/// Gives the lease back. KEYS: node. ARGV: incarnation.
+/// Gives the lease back, for good. KEYS: node, estate. ARGV: incarnation.
 const RELEASE: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0";
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[2], 'left', '1')
+return redis.call('DEL', KEYS[1])";
 
 /// Whether a stream that is read up to the entry `at` is read up to `last`, if there is one.
 pub(super) const IS_REACHED: &str = r"
@@ -110,6 +114,8 @@ pub struct Member {
     pub epoch: u64,
     /// Its lease holds. `false`: it is gone, and not yet forgotten.
     pub is_live: bool,
+    /// It gave its lease back: it is gone for certain.
+    pub has_left: bool,
 }
 
 /// The group as this node sees it. Scope: node.
@@ -252,7 +258,7 @@ impl Members {
         let script = Script::new(REFRESH);
         let mut call = script.key(node);
         call.key(inner.keys.nodes()).arg(&inner.incarnation);
-        call.arg(inner.lease.as_millis() as u64).arg(prefix);
+        call.arg(inner.lease.as_millis() as u64).arg(prefix).arg(inner.keys.estate(""));
         let answer: Vec<String> = inner.link.script(&mut call).await?;
         let mut fields = answer.into_iter();
         let is_ours = fields.next().as_deref() == Some("1");
@@ -281,6 +287,7 @@ impl Members {
         self.see(|view| view.is_member = false);
         let script = Script::new(RELEASE);
         let mut call = script.key(inner.keys.node(&inner.id));
+        call.key(inner.keys.estate(&inner.name));
         inner.link.script(call.arg(&inner.incarnation)).await
     }
 
@@ -319,7 +326,7 @@ impl Members {
         self.see(|view| {
             view.epoch = epoch;
             view.is_member = true;
-            view.nodes.insert(inner.name.clone(), Member { epoch, is_live: true });
+            view.nodes.insert(inner.name.clone(), Member { epoch, is_live: true, has_left: false });
         });
         Ok(Some(epoch))
     }
@@ -344,7 +351,8 @@ fn read_nodes(mut fields: impl Iterator<Item = String>) -> BTreeMap<String, Memb
     while let (Some(name), Some(epoch), Some(live)) = (fields.next(), fields.next(), fields.next())
     {
         let epoch = epoch.parse().unwrap_or(0);
-        nodes.insert(name, Member { epoch, is_live: live == "1" });
+        let (is_live, has_left) = (live == "1", live == "left");
+        nodes.insert(name, Member { epoch, is_live, has_left });
     }
     nodes
 }
@@ -355,10 +363,11 @@ mod tests {
 
     #[test]
     fn the_list_of_nodes_is_read_in_threes() {
-        let fields = ["A", "3", "1", "B", "7", "0", "half"].map(str::to_owned);
+        let fields = ["A", "3", "1", "B", "7", "0", "C", "9", "left", "half"].map(str::to_owned);
         let nodes = read_nodes(fields.into_iter());
-        assert_eq!(nodes.len(), 2);
-        assert_eq!(nodes["A"], Member { epoch: 3, is_live: true });
-        assert_eq!(nodes["B"], Member { epoch: 7, is_live: false });
+        assert_eq!(nodes.len(), 3);
+        assert_eq!(nodes["A"], Member { epoch: 3, is_live: true, has_left: false });
+        assert_eq!(nodes["B"], Member { epoch: 7, is_live: false, has_left: false });
+        assert_eq!(nodes["C"], Member { epoch: 9, is_live: false, has_left: true });
     }
 }

@@ -23,6 +23,7 @@ type Case = fn() -> Result<(), Failed>;
 pub(super) fn all() -> Vec<(&'static str, Case)> {
     vec![
         ("nodes_that_start_together_do_not_wait_for_each_other", together),
+        ("a_node_in_the_place_of_one_that_left_waits_for_nobody", replaced),
         ("qos_0_published_as_the_door_opens_is_heard_on_other_nodes", at_the_door),
     ]
 }
@@ -48,6 +49,29 @@ fn together() -> Result<(), Failed> {
         }
     }
     assert!(fastest < START_MAX, "all listen after {fastest:?} at best");
+    Ok(())
+}
+
+/// The one that left has a session that must last, so it is not forgotten at once.
+fn replaced() -> Result<(), Failed> {
+    let kept = ["--broker.storage.session=redis", "--broker.storage.subscription=redis"];
+    let group = Group::new(&[&kept[..], &["--cluster.lease=10s"]].concat())?;
+    let old = group.node("OLD")?;
+    Client::open(&old, "lasting", false)?.subscribe("a")?;
+    old.signal("TERM")?;
+    let mut redis = group.redis.connection()?;
+    wait("it has left", || {
+        let lease = group.redis.key("GROUP1:NODE:OLD");
+        Ok(!redis::cmd("EXISTS").arg(lease).query::<bool>(&mut redis)?)
+    })?;
+    let listed: u64 =
+        redis::cmd("HLEN").arg(group.redis.key("GROUP1:V2:NODES")).query(&mut redis)?;
+    assert_eq!(listed, 1, "it is forgotten, and the test shows nothing");
+    let new = group.node("NEW")?;
+    let client = Client::connect(&new, "passing")?;
+    let begun = Instant::now();
+    client.subscribe("b")?;
+    assert!(begun.elapsed() < START_MAX, "SUBACK after {:?}", begun.elapsed());
     Ok(())
 }
 
