@@ -162,7 +162,7 @@ impl Redis {
         let text = format!(
             "port {port}\nbind 127.0.0.1\nsentinel monitor octopus 127.0.0.1 {} 1\n\
              sentinel down-after-milliseconds octopus 500\n\
-             sentinel failover-timeout octopus 3000\n",
+             sentinel failover-timeout octopus 2000\n",
             self.port
         );
         std::fs::write(&file, text)?;
