@@ -39,7 +39,7 @@ mod redis;
 mod scripts;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -68,6 +68,8 @@ const ADOPT_COUNT: usize = 32;
 const ADOPT_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two tries while a claim waits or Redis is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Calls for what was passed on that are answered together.
+const PASSES_MAX: usize = 1024;
 /// How often a session may change hands while one client waits for it.
 const RIVALS_MAX: usize = 3;
 
@@ -618,20 +620,29 @@ fn known(shared: &Shared, about: &str) {
 /// Hands sessions what their old nodes passed on, in order. What is passed on while a claim is
 /// under way is looked for when that is answered.
 async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Box<str>>) {
-    while let Some(client_id) = passes.recv().await {
-        if shared.is_claiming(&client_id) {
-            continue;
+    let mut calls = Vec::new();
+    while passes.recv_many(&mut calls, PASSES_MAX).await > 0 {
+        // A session is called once for each message, and one look finds all of them.
+        let clients: BTreeSet<Box<str>> = calls.drain(..).collect();
+        for client_id in clients {
+            pass_to(&shared, client_id).await;
         }
-        match shared.redis.passed(&client_id).await {
-            Ok(items) if items.is_empty() => {}
-            Ok(items) => {
-                let envelope = Envelope::Pass { client_id: client_id.clone(), items };
-                shared.send_home(&client_id, envelope);
-            }
-            Err(error) => {
-                let client_id = tracing::field::display(Plain(&client_id));
-                tracing::warn!(client_id, %error, "what was passed on waits in Redis");
-            }
+    }
+}
+
+async fn pass_to(shared: &Shared, client_id: Box<str>) {
+    if shared.is_claiming(&client_id) {
+        return;
+    }
+    match shared.redis.passed(&client_id).await {
+        Ok(items) if items.is_empty() => {}
+        Ok(items) => {
+            let envelope = Envelope::Pass { client_id: client_id.clone(), items };
+            shared.send_home(&client_id, envelope);
+        }
+        Err(error) => {
+            let client_id = tracing::field::display(Plain(&client_id));
+            tracing::warn!(client_id, %error, "what was passed on waits in Redis");
         }
     }
 }
