@@ -438,6 +438,7 @@ mod tests {
             received_at: Moment(0),
             publisher: 0,
             id,
+            is_again: false,
         });
         Record { group: group.map(Into::into), message }
     }

@@ -15,7 +15,8 @@
 //! once, by pub/sub. QoS 1 and 2 are acknowledged when they are in the inbox stream of every node
 //! that wants them, and stay there until its shards have them. Within each of the two, one
 //! publisher's messages keep their order; a QoS 0 message may overtake or be overtaken by one of
-//! QoS 1 or 2. What is lost, comes twice or is refused is counted (`counters`).
+//! QoS 1 or 2, and one of QoS 2 be overtaken by QoS 1 before it is routed (`octopus_engine`,
+//! `once`). What is lost, comes twice or is refused is counted (`counters`).
 
 mod bequest;
 pub mod compat;

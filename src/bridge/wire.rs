@@ -9,6 +9,8 @@ use octopus_mqtt::{QoS, ReasonCode, TopicName};
 
 const MAGIC: [u8; 2] = *b"oB";
 const VERSION: u8 = 2;
+/// Of a record, in its first byte: the message comes again. Older readers look past it.
+const AGAIN: u8 = 16;
 
 /// What is wrong with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +101,7 @@ fn put_head(out: &mut Vec<u8>, head: &Head<'_>) {
 pub fn put_message(out: &mut Vec<u8>, message: &Message, group: Option<&str>, clock: Clock) {
     let flags =
         message.qos() as u8 | u8::from(message.retain()) << 2 | u8::from(group.is_some()) << 3;
-    out.push(flags);
+    out.push(if message.is_again() { flags | AGAIN } else { flags });
     if let Some(group) = group {
         put_text(out, group);
     }
@@ -110,6 +112,15 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message, group: Option<&str>, cl
     put_text(out, message.topic().as_str());
     put_bytes(out, message.properties());
     put_bytes(out, message.payload());
+}
+
+/// A record encoded by [`put_message`], of a message that may be there already.
+pub fn again(record: &[u8]) -> Vec<u8> {
+    let mut record = record.to_vec();
+    if let Some(flags) = record.first_mut() {
+        *flags |= AGAIN;
+    }
+    record
 }
 
 /// The shared group that a record encoded by [`put_message`] is for.
@@ -272,6 +283,7 @@ impl<'a> Reader<'a> {
             received_at: clock.now,
             publisher,
             id,
+            is_again: flags & AGAIN != 0,
         });
         Ok(Record { group, message })
     }
@@ -323,6 +335,23 @@ mod tests {
         assert_eq!(first.properties(), message("x", None).properties());
         assert_eq!(records[0].group, None);
         assert_eq!(records[1].group.as_deref(), Some("$share/g/a/#"));
+    }
+
+    #[test]
+    fn a_record_that_is_written_again_says_so() {
+        let mut record = Vec::new();
+        let clock = clock(1_000_000, 5_000_000);
+        put_message(&mut record, &message("a/b", None), None, clock);
+        let of = |record: &[u8]| {
+            let bytes = frame(&Head { count: 1, ..HEAD }, std::iter::once(record));
+            messages(&bytes, clock).expect("a frame").1.remove(0).message
+        };
+        assert!(!of(&record).is_again());
+        let again = of(&again(&record));
+        assert!(again.is_again() && again.retain() && again.qos() == QoS::ExactlyOnce);
+        let mut twice = Vec::new();
+        put_message(&mut twice, &again, None, clock);
+        assert!(of(&twice).is_again());
     }
 
     #[test]

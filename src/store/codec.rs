@@ -222,6 +222,10 @@ fn put_item(writer: &mut Writer, item: &DeliveryItem) {
     writer.moment(message.expires_at());
     writer.u64(message.publisher());
     writer.u64(message.id());
+    if message.is_again() {
+        // Who does not know of it does not read so far.
+        writer.u8(1);
+    }
 }
 
 fn take_item(reader: &mut Reader<'_>) -> Option<DeliveryItem> {
@@ -241,6 +245,7 @@ fn take_item(reader: &mut Reader<'_>) -> Option<DeliveryItem> {
         received_at: reader.clock.now,
         publisher: reader.u64()?,
         id: reader.u64()?,
+        is_again: reader.u8().is_some_and(|again| again != 0),
     });
     let group = (!group.is_empty()).then(|| group.into());
     Some(DeliveryItem { message, qos, retain, subscription_ids, group })
@@ -292,6 +297,12 @@ pub(super) fn encode_session(record: &SessionRecord, clock: Clock) -> Vec<u8> {
         let item = delivery.item.as_ref().map(|item| encode_item(item, clock));
         writer.bytes(item.as_deref().unwrap_or_default());
     }
+    writer.u32(record.intents.len() as u32);
+    for &(packet_id, number) in &record.intents {
+        writer.u16(packet_id.get());
+        writer.u64(number);
+    }
+    writer.bytes(&encode_numbers(&record.got));
     writer.out
 }
 
@@ -323,7 +334,25 @@ pub(super) fn decode_session(bytes: &[u8], clock: Clock) -> Option<SessionRecord
         let item = if item.is_empty() { None } else { Some(decode_item(item, clock)?) };
         record.deliveries.push(DeliveryRecord { serial, state, item });
     }
+    if reader.bytes.is_empty() {
+        // It was written before there was more.
+        return Some(record);
+    }
+    for _ in 0..reader.u32()? {
+        record.intents.push((PacketId::new(reader.u16()?)?, reader.u64()?));
+    }
+    record.got = decode_numbers(reader.bytes()?)?;
     Some(record)
+}
+
+/// Numbers of messages, eight bytes each.
+pub(super) fn encode_numbers(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+}
+
+pub(super) fn decode_numbers(bytes: &[u8]) -> Option<Vec<u64>> {
+    let (numbers, rest) = bytes.as_chunks();
+    rest.is_empty().then(|| numbers.iter().map(|number| u64::from_be_bytes(*number)).collect())
 }
 
 #[cfg(test)]
@@ -380,6 +409,8 @@ mod tests {
                 DeliveryRecord { serial: 3, state: DeliveryState::Queued, item: Some(item) },
             ],
             incoming: vec![id(1), id(65535)],
+            intents: vec![(id(2), 77)],
+            got: vec![5, u64::MAX],
             last_packet_id: 8,
         }
     }
@@ -394,6 +425,7 @@ mod tests {
         assert_eq!(after.will, before.will);
         assert_eq!(after.subscriptions, before.subscriptions);
         assert_eq!(after.incoming, before.incoming);
+        assert_eq!((&after.intents, &after.got), (&before.intents, &before.got));
         let states = |record: &SessionRecord| {
             record.deliveries.iter().map(|d| (d.serial, d.state)).collect::<Vec<_>>()
         };
@@ -410,10 +442,38 @@ mod tests {
     fn bytes_that_are_cut_short_are_no_session() {
         let clock = Clock::new(Instant(5_000_000_000));
         let bytes = encode_session(&session(clock), clock);
-        for end in 0..bytes.len() {
+        // What was written before there were numbers ends here.
+        let old_len = bytes.len() - 4 - 10 - 4 - 16;
+        for end in (0..bytes.len()).filter(|&end| end != old_len) {
             assert!(decode_session(&bytes[..end], clock).is_none(), "{end} bytes");
         }
+        let old = decode_session(&bytes[..old_len], clock).expect("an older session");
+        assert_eq!((old.deliveries.len(), old.intents.len(), old.got.len()), (3, 0, 0));
         assert!(decode_session(b"{\"clientId\":1}", clock).is_none());
+    }
+
+    #[test]
+    fn a_message_that_comes_again_is_read_so_and_by_older_readers_as_any() {
+        let clock = Clock::new(Instant(5_000_000_000));
+        let mut item = session(clock).deliveries[2].item.clone().expect("it has one");
+        let plain = encode_item(&item, clock);
+        assert!(decode_item(&plain, clock).is_some_and(|item| !item.message.is_again()));
+        let message = &item.message;
+        item.message = Message::from_parts(&MessageParts {
+            topic: message.topic(),
+            payload: message.payload(),
+            qos: message.qos(),
+            retain: message.retain(),
+            properties: message.properties(),
+            expires_at: message.expires_at(),
+            received_at: message.received_at(),
+            publisher: message.publisher(),
+            id: message.id(),
+            is_again: true,
+        });
+        let again = encode_item(&item, clock);
+        assert_eq!(again[..plain.len()], plain);
+        assert!(decode_item(&again, clock).is_some_and(|item| item.message.is_again()));
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //! What a crash of the node may lose, with `broker.storage` on `redis`:
 //! - of QoS 1 and 2, nothing that was acknowledged: PUBACK, PUBREC, PUBREL, PUBCOMP and the
 //!   first PUBLISH of QoS 2 wait until what they say is in Redis;
+//! - of QoS 2 that was not acknowledged, nothing that matters: it is routed when its number is in
+//!   Redis, and comes again under that number (`octopus_engine`, `once`); a shared group may get
+//!   it twice;
 //! - of sessions, subscriptions and wills, the last batch: its SUBACK or CONNACK may be out.
 //!
 //! With `local`, a session still moves to wherever its client connects, and is lost with its

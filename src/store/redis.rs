@@ -124,6 +124,7 @@ impl Batch {
             Change::Queued { .. } => b'Q',
             Change::Published { .. } => b'P',
             Change::Released { .. } => b'R',
+            Change::Got { .. } => b'G',
             Change::Done { .. } => b'D',
             Change::Known => b'K',
             Change::Passed { .. } => b'F',
@@ -162,19 +163,24 @@ impl Batch {
                 self.args.push(codec::encode_state(DeliveryState::Published(*packet_id)));
                 self.text(packet_id.get());
             }
-            Change::Released { serial, packet_id } => {
+            Change::Released { serial, packet_id, number } => {
                 self.text(serial);
                 self.args.push(codec::encode_state(DeliveryState::Released(*packet_id)));
+                let number = Some(*number).filter(|&number| number != 0);
+                self.args.push(codec::encode_numbers(number.as_slice()));
             }
+            Change::Got { numbers } => self.args.push(codec::encode_numbers(numbers)),
             Change::Done { serial } => self.text(serial),
             Change::Inherited { node } => self.text(node),
             Change::Passed { item } => {
                 let item = item.as_ref().map(|item| codec::encode_item(item, clock));
                 self.args.push(item.unwrap_or_default());
             }
-            Change::Incoming { packet_id } | Change::IncomingReleased { packet_id } => {
+            Change::Incoming { packet_id, number } => {
                 self.text(packet_id.get());
+                self.text(if *number == 0 { String::new() } else { number.to_string() });
             }
+            Change::IncomingReleased { packet_id } => self.text(packet_id.get()),
         }
     }
 
@@ -332,10 +338,11 @@ impl Redis {
         Ok(rows.into_iter().filter_map(orphan).collect())
     }
 
-    /// The session that three hashes say; `None` if there is none in them.
+    /// The session that three hashes and a list say; `None` if there is none in them.
     fn record(&self, mut hashes: impl Iterator<Item = Value>) -> Option<Box<SessionRecord>> {
         let mut next = || hashes.next().map(pairs).unwrap_or_default();
         let (session, sub, messages) = (next(), next(), next());
+        let got = hashes.next().map(numbers).unwrap_or_default();
         let clock = self.clock();
         if session.is_empty() && sub.is_empty() && messages.is_empty() {
             return None;
@@ -368,6 +375,7 @@ impl Redis {
             will: field("will").and_then(|w| codec::decode_will(w, clock)).map(Box::new),
             subscriptions: subscriptions(sub, clock),
             left,
+            got,
             ..SessionRecord::default()
         };
         if session.is_empty() && record.subscriptions.is_empty() {
@@ -410,6 +418,9 @@ fn read_messages(hash: Vec<(Vec<u8>, Vec<u8>)>, record: &mut SessionRecord, cloc
             record.last_packet_id = parse(&value) as u16;
         } else if let Some(id) = field.strip_prefix('i') {
             record.incoming.extend(id.parse().ok().and_then(PacketId::new));
+        } else if let Some(id) = field.strip_prefix('n') {
+            let id = id.parse().ok().and_then(PacketId::new);
+            record.intents.extend(id.map(|id| (id, parse(&value))));
         } else if let Some(serial) = field.strip_suffix('s').and_then(|s| s.parse().ok()) {
             let entry = items.entry(serial).or_insert((DeliveryState::Queued, None));
             entry.0 = codec::decode_state(&value).unwrap_or(DeliveryState::Queued);
@@ -455,6 +466,13 @@ fn bytes(value: Value) -> Vec<u8> {
         Value::Int(number) => number.to_string().into_bytes(),
         _ => Vec::new(),
     }
+}
+
+/// A list as LRANGE gives it inside a script.
+fn numbers(value: Value) -> Vec<u64> {
+    let Value::Array(values) = value else { return Vec::new() };
+    let number = |value| codec::decode_numbers(&bytes(value)).unwrap_or_default();
+    values.into_iter().flat_map(number).collect()
 }
 
 /// A decimal number; 0 for anything else.

@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over) |
 //! | `SUB:<client>` | hash | filter -> grant |
-//! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received |
+//! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received, `n<id>` -> one whose message is perhaps not yet with everybody: its number |
+//! | `V2:ONCE:<client>` | list | numbers of the last QoS 2 messages the client said PUBREC to, eight bytes each |
 //! | `V2:SESSION_EPOCH` | integer | the last epoch given to a session |
 //! | `V2:BORN` | string | when this life of Redis began, and who found it new |
 //! | `V2:RESTORED` | string | the life for which nodes restored what the one before had |
@@ -24,8 +25,10 @@
 //! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
 //! while its client is connected: then its owner, or whoever adopts it, ends it.
 
-/// What every script begins with, behind `publish`: the command that does. ARGV: prefix of keys,
-/// own name.
+use octopus_engine::GOT_MAX;
+
+/// What every script begins with, behind `publish`, the command that does, and `got_max`. ARGV:
+/// prefix of keys, own name.
 const COMMON: &str = r"
 local prefix, me = ARGV[1], ARGV[2]
 local at = 2
@@ -75,7 +78,7 @@ local function own(client, old, lost)
   redis.call('HSET', session, 'owner', me, 'epoch', epoch)
   redis.call('SADD', prefix .. 'V2:OWNED:' .. me, client)
   redis.call('SADD', prefix .. 'V2:OWNERS', me)
-  for _, kind in ipairs({'SESSION:', 'SUB:', 'PUB:'}) do
+  for _, kind in ipairs({'SESSION:', 'SUB:', 'PUB:', 'V2:ONCE:'}) do
     redis.call('PERSIST', prefix .. kind .. client)
   end
   return epoch
@@ -85,6 +88,7 @@ local function state(client)
     redis.call('HGETALL', prefix .. 'SESSION:' .. client),
     redis.call('HGETALL', prefix .. 'SUB:' .. client),
     redis.call('HGETALL', prefix .. 'PUB:' .. client),
+    redis.call('LRANGE', prefix .. 'V2:ONCE:' .. client, 0, -1),
   }
 end
 ";
@@ -94,12 +98,22 @@ end
 /// row `lost`, and nothing is done, if Redis is not in the life that ARGV[3] names.
 const BATCH: &str = r"
 if redis.call('GET', prefix .. 'V2:BORN') ~= take() then return {{'lost'}} end
+local function expire(key, ends)
+  if ends and ends ~= '0' then redis.call('PEXPIREAT', key, ends + 60000) end
+end
+local function remember(list, number, ends)
+  if redis.call('RPUSH', list, number) > got_max * 5 / 4 then
+    redis.call('LTRIM', list, -got_max, -1)
+  end
+  expire(list, ends)
+end
 local answer, number = {}, -1
 while at < #ARGV do
   number = number + 1
   local op, client, epoch = take(), take(), take()
   local session = prefix .. 'SESSION:' .. client
   local sub, pub = prefix .. 'SUB:' .. client, prefix .. 'PUB:' .. client
+  local once = prefix .. 'V2:ONCE:' .. client
   local held = redis.call('HMGET', session, 'owner', 'epoch', 'ends')
   local owner = held[1]
   if op == 'C' then
@@ -150,7 +164,7 @@ while at < #ARGV do
         redis.call('HDEL', session, 'ends', 'will_at', 'handover')
         redis.call('SADD', prefix .. 'V2:OWNED:' .. me, client)
         redis.call('SADD', prefix .. 'V2:OWNERS', me)
-        for _, key in ipairs({session, sub, pub}) do redis.call('PERSIST', key) end
+        for _, key in ipairs({session, sub, pub, once}) do redis.call('PERSIST', key) end
       end
     elseif op == 'A' then
       local expiry, ends, will_at = take(), take(), take()
@@ -159,7 +173,9 @@ while at < #ARGV do
         redis.call('HDEL', session, 'handover')
         if ends ~= '0' then
           local late = ends + 60000
-          for _, key in ipairs({session, sub, pub}) do redis.call('PEXPIREAT', key, late) end
+          for _, key in ipairs({session, sub, pub, once}) do
+            redis.call('PEXPIREAT', key, late)
+          end
         end
       end
     elseif op == 'W' then
@@ -167,7 +183,7 @@ while at < #ARGV do
     elseif op == 'E' then
       if ours then
         inherited(client)
-        redis.call('DEL', session, sub, pub)
+        redis.call('DEL', session, sub, pub, once)
         redis.call('SREM', prefix .. 'V2:OWNED:' .. me, client)
       end
     elseif op == 'X' then
@@ -203,32 +219,43 @@ while at < #ARGV do
       local filter = take()
       if ours then redis.call('HDEL', sub, filter) end
     elseif op == 'Q' then
-      local serial, item, once = take(), take(), take()
+      local serial, item, num = take(), take(), take()
       if ours then
         redis.call('HSET', pub, serial, item)
-        if once ~= '' and redis.call('XLEN', prefix .. 'V2:INBOX:' .. me) > 0 then
-          redis.call('ZADD', prefix .. 'V2:GOT:' .. me, now_ms(), once)
+        if num ~= '' and redis.call('XLEN', prefix .. 'V2:INBOX:' .. me) > 0 then
+          redis.call('ZADD', prefix .. 'V2:GOT:' .. me, now_ms(), num)
         end
-        if held[3] and held[3] ~= '0' then redis.call('PEXPIREAT', pub, held[3] + 60000) end
+        expire(pub, held[3])
       end
     elseif op == 'P' then
       local serial, where, last = take(), take(), take()
       if ours then redis.call('HSET', pub, serial .. 's', where, 'last', last) end
     elseif op == 'R' then
-      local serial, where = take(), take()
+      local serial, where, num = take(), take(), take()
       if ours then
         redis.call('HDEL', pub, serial)
         redis.call('HSET', pub, serial .. 's', where)
+        if num ~= '' then remember(once, num, held[3]) end
+      end
+    elseif op == 'G' then
+      local numbers = take()
+      if ours then
+        redis.call('DEL', once)
+        for i = 1, #numbers, 8 do remember(once, string.sub(numbers, i, i + 7), held[3]) end
       end
     elseif op == 'D' then
       local serial = take()
       if ours then redis.call('HDEL', pub, serial, serial .. 's') end
     elseif op == 'I' then
-      local id = take()
-      if ours then redis.call('HSET', pub, 'i' .. id, '') end
+      local id, num = take(), take()
+      if ours then
+        redis.call('HDEL', pub, (num ~= '' and 'i' or 'n') .. id)
+        redis.call('HSET', pub, (num ~= '' and 'n' or 'i') .. id, num)
+        expire(pub, held[3])
+      end
     elseif op == 'J' then
       local id = take()
-      if ours then redis.call('HDEL', pub, 'i' .. id) end
+      if ours then redis.call('HDEL', pub, 'i' .. id, 'n' .. id) end
     end
     if not ours then answer[#answer + 1] = {number, 'refused'} end
   end
@@ -321,7 +348,8 @@ pub(super) struct Texts {
 
 impl Texts {
     pub(super) fn new(publish: &str) -> Self {
-        let text = |script| format!("local publish = '{publish}'\n{COMMON}{script}");
+        let text =
+            |script| format!("local publish, got_max = '{publish}', {GOT_MAX}\n{COMMON}{script}");
         Self {
             batch: text(BATCH),
             begin: text(BEGIN),

@@ -18,6 +18,7 @@ use crate::envelope::{Envelope, ReceiptId, SessionRef};
 use crate::event::{ConnectionId, Instant};
 use crate::inflight::{Inflight, Sent};
 use crate::message::Message;
+use crate::once::Once;
 use crate::session::{Away, Extra, Queued, Session};
 use crate::shard::Shard;
 use crate::subscriptions::{Grant, SessionId};
@@ -55,6 +56,10 @@ pub struct SessionRecord {
     pub left: Vec<Box<str>>,
     /// QoS 2 identifiers received and not released.
     pub incoming: Vec<PacketId>,
+    /// The same, with the numbers of messages that are perhaps not yet with everybody.
+    pub intents: Vec<(PacketId, u64)>,
+    /// Numbers of the last QoS 2 messages the client said PUBREC to, oldest first.
+    pub got: Vec<u64>,
     pub last_packet_id: u16,
 }
 
@@ -137,6 +142,12 @@ pub enum Change {
     Released {
         serial: u32,
         packet_id: PacketId,
+        /// To be kept among [`SessionRecord::got`]; 0: need not be.
+        number: u64,
+    },
+    /// All of [`SessionRecord::got`].
+    Got {
+        numbers: Vec<u64>,
     },
     /// The delivery is over.
     Done {
@@ -156,6 +167,8 @@ pub enum Change {
     /// A QoS 2 identifier of the client's was received, and released.
     Incoming {
         packet_id: PacketId,
+        /// Its message is to be published under this number; 0: that is done.
+        number: u64,
     },
     IncomingReleased {
         packet_id: PacketId,
@@ -199,6 +212,8 @@ pub(crate) enum Promise {
     Reply { connection: ConnectionId, kind: AckKind, packet_id: PacketId, reason: ReasonCode },
     /// What the publisher's acknowledgement waits for.
     Confirm(ReceiptId),
+    /// A QoS 2 message is published: that it is must be known to whoever gets it again.
+    Route { receipt: u64 },
     /// The hub's fence: it may throw away what came before.
     Fenced { barrier: u64 },
     /// The first PUBLISH of a QoS 2 message: its identifier must be known to whoever may have
@@ -297,6 +312,9 @@ impl Shard {
                 Promise::Confirm(receipt) if refused.contains(&at) => {
                     self.confirmed(receipt, Some(ReasonCode::ImplementationSpecific));
                 }
+                Promise::Route { receipt } if refused.contains(&at) => {
+                    self.route_intent(receipt, true);
+                }
                 promise => self.keep_promise(promise),
             }
         }
@@ -308,6 +326,7 @@ impl Shard {
                 self.write_reply(connection, kind, packet_id, reason);
             }
             Promise::Confirm(receipt) => self.confirmed(receipt, None),
+            Promise::Route { receipt } => self.route_intent(receipt, false),
             Promise::Fenced { barrier } => self.send_hub(Envelope::Fenced { barrier }),
             Promise::Publish { session, packet_id } => {
                 let recorder = &mut self.recorder;
@@ -380,12 +399,16 @@ impl Shard {
                     self.record(id, || Change::Published { serial, packet_id });
                 }
                 DeliveryState::Released(packet_id) => {
-                    self.record(id, || Change::Released { serial, packet_id });
+                    self.record(id, || Change::Released { serial, packet_id, number: 0 });
                 }
             }
         }
-        for packet_id in record.incoming {
-            self.record(id, || Change::Incoming { packet_id });
+        let done = record.incoming.into_iter().map(|packet_id| (packet_id, 0));
+        for (packet_id, number) in done.chain(record.intents) {
+            self.record(id, || Change::Incoming { packet_id, number });
+        }
+        if !record.got.is_empty() {
+            self.record(id, || Change::Got { numbers: record.got });
         }
     }
 
@@ -423,7 +446,12 @@ impl Shard {
                 state: DeliveryState::Queued,
                 item: Some(item.into()),
             }));
-            record.incoming = deliveries.incoming().to_vec();
+            let incoming = deliveries.incoming().iter().copied();
+            record.incoming = incoming.filter(|&id| deliveries.intent(id).is_none()).collect();
+            if let Some(once) = &deliveries.once {
+                record.intents = once.intents().collect();
+                record.got = once.got().collect();
+            }
             record.last_packet_id = deliveries.last_packet_id();
         }
         Some(record)
@@ -447,9 +475,13 @@ impl Shard {
         session.will = record.will;
         let (is_passed, left) = (record.is_passed, record.left);
         let owed = record.deliveries.len();
-        if owed > 0 || !record.incoming.is_empty() || record.last_packet_id > 0 {
+        let SessionRecord { mut incoming, intents, got, .. } = record;
+        incoming.extend(intents.iter().map(|(packet_id, _)| packet_id));
+        let has_once = !intents.is_empty() || !got.is_empty();
+        if owed > 0 || !incoming.is_empty() || record.last_packet_id > 0 || has_once {
             let deliveries = session.deliveries();
-            deliveries.restore(record.incoming, record.last_packet_id);
+            deliveries.restore(incoming, record.last_packet_id);
+            deliveries.once = has_once.then(|| Box::new(Once::new(intents, got)));
             for delivery in record.deliveries {
                 let DeliveryRecord { serial, state, item } = delivery;
                 deliveries.restore_serial(serial);

@@ -25,7 +25,7 @@ pub(crate) struct Estates {
     rounds: HashMap<u64, Round>,
     /// Sessions that were lost to another node and are still subscribed here, by client.
     pub(crate) ghosts: HashMap<Box<str>, SessionRef>,
-    /// What is being delivered comes out of an inbox, and not directly.
+    /// What is being delivered comes by way of where the session was, and not directly.
     pub(crate) is_delivering: bool,
 }
 

@@ -279,7 +279,9 @@ impl Shard {
                 }
                 moving
             });
+            self.estates.is_delivering = true;
             self.deliver_item(id, item);
+            self.estates.is_delivering = false;
             if let Some(session) = self.sessions.get_mut(id) {
                 session.moving = moving;
             }

@@ -118,6 +118,14 @@ impl Inflights {
         self.list.iter().map(Cow::Borrowed).chain(of_runs)
     }
 
+    /// Messages that the client has not acknowledged, but for those of runs.
+    pub(crate) fn published(&self) -> impl Iterator<Item = &Queued> {
+        self.list.iter().filter_map(|sent| match &sent.state {
+            Sent::Published(item) => Some(item),
+            Sent::Released => None,
+        })
+    }
+
     /// All of them one by one, to be found by their place.
     #[inline]
     pub(crate) fn list(&mut self) -> &VecDeque<Inflight> {

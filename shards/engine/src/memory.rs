@@ -16,7 +16,8 @@
 //! Counted as the limits count, topic and payload bytes, so a message that waits for two
 //! sessions counts twice; plus what a connection's buffers hold, the texts of filters and
 //! Client Identifiers, and a fixed amount for each thing. Not counted: the state of TLS and
-//! WebSockets, Topic Aliases, wills, what is on the mesh.
+//! WebSockets, Topic Aliases, wills, what is on the mesh, and what is on its way to being
+//! recorded before it is routed (`once`).
 //!
 //! Scope: shard, and the word of the other shards of the node.
 

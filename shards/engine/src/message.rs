@@ -35,12 +35,16 @@ struct Inner {
     topic_len: u16,
     properties_len: u32,
     qos: QoS,
-    retain: bool,
+    /// [`RETAIN`] and [`AGAIN`].
+    flags: u8,
     expires_at: Option<Instant>,
     received_at: Instant,
     publisher: u64,
     id: u64,
 }
+
+const RETAIN: u8 = 1;
+const AGAIN: u8 = 2;
 
 /// Up to this many bytes of topic, properties and payload lie in the message itself: most
 /// messages are then one allocation.
@@ -107,18 +111,20 @@ impl Message {
             received_at: now,
             publisher: 0,
             id: 0,
+            is_again: false,
         })
     }
 
     /// A message of these parts.
     pub fn from_parts(parts: &MessageParts<'_>) -> Self {
         let topic = parts.topic.as_str().as_bytes();
+        let (retain, again) = (u8::from(parts.retain) * RETAIN, u8::from(parts.is_again) * AGAIN);
         Self(Body::Own(Arc::new(Inner {
             text: Text::of([topic, parts.properties, parts.payload]),
             topic_len: topic.len() as u16,
             properties_len: parts.properties.len() as u32,
             qos: parts.qos,
-            retain: parts.retain,
+            flags: retain | again,
             expires_at: parts.expires_at,
             received_at: parts.received_at,
             publisher: parts.publisher,
@@ -145,6 +151,15 @@ impl Message {
         match &self.0 {
             Body::Own(own) => own.id,
             Body::OfRun { .. } => 0,
+        }
+    }
+
+    /// It is published a second time, by way of another node, and may be everywhere already:
+    /// whoever has, or had, a message of this number leaves it out.
+    pub fn is_again(&self) -> bool {
+        match &self.0 {
+            Body::Own(own) => own.flags & AGAIN != 0,
+            Body::OfRun { .. } => false,
         }
     }
 
@@ -202,7 +217,7 @@ impl Message {
     /// The RETAIN flag it was published with.
     pub fn retain(&self) -> bool {
         match &self.0 {
-            Body::Own(own) => own.retain,
+            Body::Own(own) => own.flags & RETAIN != 0,
             Body::OfRun { .. } => false,
         }
     }
@@ -242,6 +257,7 @@ impl Message {
             received_at: now,
             publisher: self.publisher(),
             id: self.id(),
+            is_again: self.is_again(),
         })
     }
 
@@ -267,6 +283,7 @@ impl Message {
             received_at: self.received_at(),
             publisher: self.publisher(),
             id: self.id(),
+            is_again: self.is_again(),
             message: Some(self.clone()),
         }
     }
@@ -286,6 +303,8 @@ pub struct MessageParts<'a> {
     pub publisher: u64,
     /// As [`Message::id`].
     pub id: u64,
+    /// As [`Message::is_again`].
+    pub is_again: bool,
 }
 
 /// A message on its way through one shard, borrowed until somebody must keep it.
@@ -302,6 +321,8 @@ pub(crate) struct Parcel<'a> {
     pub(crate) publisher: u64,
     /// See [`Message::id`].
     pub(crate) id: u64,
+    /// See [`Message::is_again`].
+    pub(crate) is_again: bool,
     message: Option<Message>,
 }
 
@@ -336,6 +357,7 @@ impl<'a> Parcel<'a> {
             received_at: now,
             publisher,
             id: 0,
+            is_again: false,
             message: None,
         }
     }
@@ -362,6 +384,7 @@ impl<'a> Parcel<'a> {
                 received_at: self.received_at,
                 publisher: self.publisher,
                 id: self.id,
+                is_again: self.is_again,
             })
         })
     }
@@ -464,6 +487,7 @@ mod tests {
                 received_at: Instant(0),
                 publisher: 0,
                 id: 0,
+                is_again: false,
             });
             assert_eq!((message.topic().as_str(), message.properties()), ("a/b", &[1, 1][..]));
             assert_eq!(

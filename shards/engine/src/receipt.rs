@@ -10,9 +10,9 @@
 //! A message that came from another shard with that shard's receipt is confirmed to it when all
 //! confirmations taken here are in.
 //!
-//! The identifier of a QoS 2 message is recorded when everybody has confirmed the message, and
-//! acknowledged when that is safe. A node that dies before has the client publish it again, which
-//! may deliver it again; the other way round it would be lost.
+//! A QoS 2 message of a recorded session is routed only when it is recorded that its client
+//! publishes it (`once`); until then its receipt keeps it. So PUBREC waits for two things, one
+//! after the other: that the intent is safe, and that everybody has confirmed the message.
 //!
 //! Scope: shard.
 
@@ -22,9 +22,9 @@ use hashbrown::HashMap;
 use octopus_mqtt::{AckKind, PacketId, ReasonCode, Version};
 
 use crate::connection::{Connection, Pause};
-use crate::durable::{Change, Promise};
 use crate::envelope::{Envelope, Peer, ReceiptId, SessionRef};
 use crate::event::{ConnectionId, Output};
+use crate::message::Message;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 
@@ -33,9 +33,11 @@ use crate::shard::Shard;
 #[derive(Debug, Default)]
 pub(crate) struct Receipts {
     last: u64,
-    /// The receipt of the message being routed: confirmations taken so far.
-    taking: Option<u32>,
+    /// The receipt of the message being routed, and the confirmations taken so far.
+    taking: Option<(u64, u32)>,
     open: HashMap<u64, Open>,
+    /// Of messages that are not routed for want of a lease, in order.
+    pub(crate) fenced: VecDeque<u64>,
     /// Sessions that another node wants and gets when nothing of theirs is open: client, epoch.
     evicting: Vec<(SessionRef, Box<str>, u64)>,
 }
@@ -45,9 +47,11 @@ struct Open {
     /// Confirmations still to come.
     left: u32,
     refused: Option<ReasonCode>,
-    /// The identifier of a QoS 2 message is recorded, or need not be.
-    is_noted: bool,
     then: Then,
+    /// Of a message that was recorded before it was routed; else 0.
+    number: u64,
+    /// That message, until it is.
+    intent: Option<Message>,
 }
 
 /// Who waits for a receipt.
@@ -95,6 +99,22 @@ impl Receipts {
             .values()
             .any(|open| matches!(&open.then, Then::Acknowledge(its) if its.session == session))
     }
+
+    /// The PUBREC of this message is under way.
+    pub(crate) fn is_open(&self, session: SessionRef, packet_id: PacketId) -> bool {
+        self.open.values().any(|open| open.then.is_pubrec(session, packet_id))
+    }
+}
+
+impl Then {
+    fn is_pubrec(&self, session: SessionRef, packet_id: PacketId) -> bool {
+        match self {
+            Self::Acknowledge(its) => {
+                (its.session, its.packet_id, its.kind) == (session, packet_id, AckKind::PubRec)
+            }
+            Self::Confirm(_) => false,
+        }
+    }
 }
 
 impl Owed {
@@ -119,43 +139,96 @@ impl Owed {
 impl Shard {
     /// From here to [`Shard::end_receipt`], confirmations can be taken for one message.
     pub(crate) fn begin_receipt(&mut self) {
-        self.receipts.taking = Some(0);
+        self.receipts.taking = Some((self.receipts.last + 1, 0));
     }
 
     /// One more confirmation is needed for the message being routed: whoever gets the number
     /// answers it once. `None` if nobody waits for an acknowledgement of this message.
     pub(crate) fn confirmation(&mut self) -> Option<ReceiptId> {
-        let taken = self.receipts.taking.as_mut()?;
+        let (serial, taken) = self.receipts.taking.as_mut()?;
         *taken += 1;
-        let serial = self.receipts.last + 1;
-        Some(ReceiptId { shard: self.config.id, serial })
+        Some(ReceiptId { shard: self.config.id, serial: *serial })
     }
 
     /// Does `then` when all confirmations are in; at once, and `false`, if none was taken.
     pub(crate) fn end_receipt(&mut self, then: impl FnOnce() -> Option<Then>) -> bool {
-        let left = self.receipts.taking.take().unwrap_or(0);
-        let then = then();
-        let must_note = then.as_ref().is_some_and(|then| self.must_note(then));
-        if left == 0 && !must_note {
+        let left = self.receipts.taking.take().map_or(0, |(_, taken)| taken);
+        if left == 0 {
             return false;
         }
         self.receipts.last += 1;
         let receipt = self.receipts.last;
-        let Some(then) = then else { return false };
+        let Some(then) = then() else { return false };
         if let Then::Acknowledge(acknowledgement) = &then {
             self.owe(*acknowledgement, receipt);
         }
-        let open = Open { left, refused: None, is_noted: !must_note, then };
+        let open = Open { left, refused: None, then, number: 0, intent: None };
         self.receipts.open.insert(receipt, open);
-        if left == 0 {
-            self.note(receipt);
-        }
         true
+    }
+
+    // --- of a message that is not routed yet (`once`) ---
+
+    /// Owes PUBREC for this message; gives the receipt's number.
+    pub(crate) fn open_intent(
+        &mut self,
+        acknowledgement: Acknowledgement,
+        message: Message,
+    ) -> u64 {
+        self.receipts.last += 1;
+        let receipt = self.receipts.last;
+        self.owe(acknowledgement, receipt);
+        let (then, number) = (Then::Acknowledge(acknowledgement), message.id());
+        let open = Open { left: 0, refused: None, then, number, intent: Some(message) };
+        self.receipts.open.insert(receipt, open);
+        receipt
+    }
+
+    /// What is owed for a message that is not routed. `None` if it was given up.
+    pub(crate) fn intent_of(&self, receipt: u64) -> Option<Acknowledgement> {
+        let open = self.receipts.open.get(&receipt).filter(|open| open.intent.is_some())?;
+        match open.then {
+            Then::Acknowledge(acknowledgement) => Some(acknowledgement),
+            Then::Confirm(_) => None,
+        }
+    }
+
+    /// The message, which is to be routed now.
+    pub(crate) fn take_intent(&mut self, receipt: u64) -> Option<Message> {
+        self.receipts.open.get_mut(&receipt)?.intent.take()
+    }
+
+    /// Nothing comes of what this session intends: of one message as of those behind it.
+    pub(crate) fn forget_intents(&mut self, session: SessionRef) {
+        self.receipts.open.retain(|_, open| {
+            let is_its = matches!(open.then, Then::Acknowledge(its) if its.session == session);
+            !is_its || open.intent.is_none()
+        });
+        self.evict_settled(session);
+    }
+
+    /// From here to [`Shard::end_receipt_of`], confirmations can be taken for its message.
+    pub(crate) fn begin_receipt_of(&mut self, receipt: u64) {
+        self.receipts.taking = Some((receipt, 0));
+    }
+
+    /// The message is routed; its client is told `reason` when all have confirmed it.
+    pub(crate) fn end_receipt_of(&mut self, receipt: u64, said: ReasonCode) {
+        let taken = self.receipts.taking.take().map_or(0, |(_, taken)| taken);
+        let Some(open) = self.receipts.open.get_mut(&receipt) else { return };
+        open.left = taken;
+        if let Then::Acknowledge(Acknowledgement { reason, .. }) = &mut open.then {
+            *reason = said;
+        }
+        if taken == 0 {
+            self.complete(receipt);
+        }
     }
 
     /// The session is another node's: what its client has no acknowledgement of, it publishes
     /// there again, and other nodes must not get it from here any more.
     pub(crate) fn abandon_receipts(&mut self, session: SessionRef) {
+        self.forget_intents(session);
         let is_its = |open: &Open| match &open.then {
             Then::Acknowledge(acknowledgement) => acknowledgement.session == session,
             Then::Confirm(_) => false,
@@ -193,33 +266,8 @@ impl Shard {
         }
     }
 
-    /// Whether the identifier of what is acknowledged must be recorded first.
-    fn must_note(&self, then: &Then) -> bool {
-        let Then::Acknowledge(Acknowledgement { session, kind, reason, .. }) = *then else {
-            return false;
-        };
-        let found = self.sessions.get(session.id).filter(|found| found.id == session);
-        kind == AckKind::PubRec
-            && !reason.is_error()
-            && found.is_some_and(|found| self.records_messages(found))
-    }
-
-    /// Records the identifier of a message that all have confirmed; one more confirmation.
-    fn note(&mut self, serial: u64) {
-        let Some(open) = self.receipts.open.get_mut(&serial) else { return };
-        (open.is_noted, open.left) = (true, 1);
-        let Then::Acknowledge(Acknowledgement { session, packet_id, .. }) = open.then else {
-            return;
-        };
-        if self.sessions.get_ref(session).is_some() {
-            self.record(session.id, || Change::Incoming { packet_id });
-        }
-        let receipt = ReceiptId { shard: self.config.id, serial };
-        self.promise(Promise::Confirm(receipt));
-    }
-
     /// Takes a message of another shard in, which waits for our word.
-    pub(crate) fn route_for(&mut self, message: &crate::Message, receipt: ReceiptId) {
+    pub(crate) fn route_for(&mut self, message: &Message, receipt: ReceiptId) {
         self.begin_receipt();
         self.route_message(message, crate::route::Origin::Shard);
         if !self.end_receipt(|| Some(Then::Confirm(receipt))) {
@@ -232,13 +280,14 @@ impl Shard {
         let Some(open) = self.receipts.open.get_mut(&receipt.serial) else { return };
         open.left -= 1;
         open.refused = open.refused.or(refused);
-        if open.left > 0 {
-            return;
+        if open.left == 0 {
+            self.complete(receipt.serial);
         }
-        if !open.is_noted && open.refused.is_none() {
-            return self.note(receipt.serial);
-        }
-        let Some(open) = self.receipts.open.remove(&receipt.serial) else { return };
+    }
+
+    /// All confirmations are in.
+    fn complete(&mut self, serial: u64) {
+        let Some(open) = self.receipts.open.remove(&serial) else { return };
         match open.then {
             Then::Confirm(receipt) if receipt.shard == self.config.id => {
                 self.confirmed(receipt, open.refused);
@@ -251,7 +300,14 @@ impl Shard {
                 self.send(receipt.shard, envelope);
             }
             Then::Acknowledge(acknowledgement) => {
-                self.settle(receipt.serial, &acknowledgement, open.refused);
+                match open.refused {
+                    None if open.number != 0 => self.end_intent(&acknowledgement, open.number),
+                    // It was not published everywhere: when it comes again, it is a new message;
+                    // or this one again, if it has a number and the client cannot be told.
+                    Some(_) if open.number == 0 => self.release(&acknowledgement),
+                    _ => {}
+                }
+                self.settle(serial, &acknowledgement, open.refused);
                 self.evict_settled(acknowledgement.session);
             }
         }
@@ -282,10 +338,8 @@ impl Shard {
         packet_id: PacketId,
     ) -> bool {
         let found = self.receipts.open.iter_mut().find_map(|(&receipt, open)| {
+            let is_it = open.then.is_pubrec(session, packet_id);
             let Then::Acknowledge(acknowledgement) = &mut open.then else { return None };
-            let is_it = acknowledgement.session == session
-                && acknowledgement.packet_id == packet_id
-                && acknowledgement.kind == AckKind::PubRec;
             is_it.then_some((receipt, acknowledgement))
         });
         let Some((receipt, acknowledgement)) = found else { return false };
@@ -315,12 +369,6 @@ impl Shard {
         acknowledgement: &Acknowledgement,
         refused: Option<ReasonCode>,
     ) {
-        if refused.is_some() && acknowledgement.kind == AckKind::PubRec {
-            // It was not published everywhere: when it comes again, it is a new message.
-            if let Some(session) = self.sessions.get_ref(acknowledgement.session) {
-                session.deliveries().release(acknowledgement.packet_id);
-            }
-        }
         let Some(connection) = self.connections.get_mut(acknowledgement.at) else { return };
         let Some(owed) = connection.owed.as_mut() else { return };
         if let Some(entry) = owed.queue.iter_mut().find(|entry| entry.receipt == receipt) {
@@ -328,6 +376,15 @@ impl Shard {
             entry.is_lost = refused.is_some();
         }
         self.pay(acknowledgement.at);
+    }
+
+    /// A QoS 2 message was refused: its identifier is free.
+    fn release(&mut self, acknowledgement: &Acknowledgement) {
+        if acknowledgement.kind == AckKind::PubRec
+            && let Some(session) = self.sessions.get_ref(acknowledgement.session)
+        {
+            session.deliveries().release(acknowledgement.packet_id);
+        }
     }
 
     /// Sends the acknowledgements whose turn it is.
@@ -341,6 +398,9 @@ impl Shard {
             if entry.is_lost && manner.version != Version::V5 {
                 // It cannot be told; without an acknowledgement it sends the message again.
                 return self.refuse(at, Refusal::Told(reason));
+            }
+            if entry.is_lost && entry.kind == AckKind::PubRec {
+                self.release_intent(at, entry.packet_id);
             }
             let Some(out) = self.out(at) else { return };
             manner.put_ack(out, entry.kind, entry.packet_id, reason);

@@ -153,6 +153,7 @@ impl Shard {
         let qos = message.qos().min(grant.qos);
         let mut parcel = message.parcel();
         parcel.retain = false; // it is not newer than the replay it is part of
+        (parcel.id, parcel.is_again) = (0, false); // nor is it what was published then
         self.templates.reset();
         self.latency.hop = None; // it was published long ago
         if qos == QoS::AtMostOnce && self.sessions.get(session).is_some_and(Session::is_online) {

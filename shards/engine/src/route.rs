@@ -229,7 +229,10 @@ impl Shard {
         if parcel.retain {
             self.note_newer(id, parcel.topic);
         }
-        if self.config.cluster && self.take_moving(id, parcel, qos, retain, extra.as_deref()) {
+        if self.config.cluster
+            && (self.take_moving(id, parcel, qos, retain, extra.as_deref())
+                || self.leave_out(id, parcel, qos, extra.as_deref()))
+        {
             return;
         }
         match self.way(id, qos, parcel.size()) {

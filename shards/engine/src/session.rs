@@ -15,6 +15,7 @@ use crate::event::{ConnectionId, Instant};
 use crate::handover::Moving;
 use crate::inflight::{Inflights, Sent, next_packet_id, next_serial};
 use crate::message::Message;
+use crate::once::Once;
 use crate::slots::Slots;
 use crate::subscriptions::{FilterId, Grant, SessionId};
 use crate::will::Will;
@@ -74,6 +75,8 @@ pub(crate) struct Deliveries {
     /// Retained messages still to come, one subscription each.
     pub(crate) replays: VecDeque<Replay>,
     pub(crate) shared: Vec<SharedSubscription>,
+    /// In a group: made with the first message that may come again.
+    pub(crate) once: Option<Box<Once>>,
 }
 
 /// A message and how to send it.
@@ -238,6 +241,7 @@ impl Deliveries {
             && self.incoming.is_empty()
             && self.replays.is_empty()
             && self.shared.is_empty()
+            && self.once.is_none()
     }
 
     /// Something waits until the client has room for it.
@@ -302,6 +306,9 @@ impl Deliveries {
 
     /// Releases a QoS 2 identifier upon PUBREL; `false` if it is unknown.
     pub(crate) fn release(&mut self, id: PacketId) -> bool {
+        if let Some(once) = &mut self.once {
+            once.forget(id);
+        }
         let place = self.incoming.binary_search(&id);
         place.map(|place| self.incoming.remove(place)).is_ok()
     }

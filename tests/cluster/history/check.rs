@@ -11,7 +11,7 @@ use super::record::{Event, Sent, What};
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// A persistent subscriber got nothing of a publisher at all.
+    /// A persistent subscriber got nothing of a publisher at all, of a QoS.
     Silence { subscriber: String, publisher: String },
     /// Acknowledged, and not delivered to a persistent subscriber.
     Lost { subscriber: String, message: Sent },
@@ -40,8 +40,9 @@ pub(super) struct Rules {
     pub(super) subscribers: Vec<String>,
     /// After a newer connection's CONNACK an older one is served no longer than this.
     pub(super) takeover_max: Duration,
-    /// When a node was killed, stopped or cut off. What a client had just published then, and
-    /// publishes again because the node could not say that it has it, may be there twice.
+    /// When a node was killed, stopped or cut off. What a client had just published for a shared
+    /// group then, and publishes again because the node could not say that it has it, may be there
+    /// twice.
     pub(super) mishaps: Vec<Duration>,
 }
 
@@ -89,28 +90,29 @@ pub(super) const GROUP: &str = "the group";
 
 /// Acknowledged messages above QoS 0 that a persistent subscriber did not get.
 ///
-/// The promise begins with the first message of a publisher that the subscriber got: before it,
-/// the publisher's node did not know of the subscription.
+/// The promise begins with the first message of a publisher and QoS that the subscriber got:
+/// before it, the publisher's node did not know of the subscription.
 pub(super) fn lost(events: &[Event], rules: &Rules) -> Vec<Broken> {
     let mut got: HashMap<&str, HashSet<&Sent>> = HashMap::new();
-    let mut first: HashMap<(&str, &str), u64> = HashMap::new();
+    let mut first: HashMap<(&str, &str, u8), u64> = HashMap::new();
     for (client, _, message) in deliveries(events) {
         let receiver = receiver(client, message);
         got.entry(receiver).or_default().insert(message);
-        let first = first.entry((receiver, &message.publisher)).or_insert(u64::MAX);
+        let line = (receiver, &*message.publisher, message.qos);
+        let first = first.entry(line).or_insert(u64::MAX);
         *first = message.number.min(*first);
     }
-    let acknowledged = |is_shared: bool| -> BTreeSet<&str> {
-        let is_meant = |event: &&Event| match &event.what {
-            What::Acknowledged(message) => message.is_shared() == is_shared,
-            _ => false,
+    let acknowledged = |is_shared: bool| -> BTreeSet<(&str, u8)> {
+        let is_meant = |event: &Event| match &event.what {
+            What::Acknowledged(message) if message.is_shared() == is_shared => Some(message.qos),
+            _ => None,
         };
-        events.iter().filter(is_meant).map(|event| &*event.client).collect()
+        events.iter().filter_map(|event| Some((&*event.client, is_meant(event)?))).collect()
     };
     let mut broken = Vec::new();
     for subscriber in &rules.subscribers {
-        for publisher in acknowledged(subscriber == GROUP) {
-            if !first.contains_key(&(&**subscriber, publisher)) {
+        for (publisher, qos) in acknowledged(subscriber == GROUP) {
+            if !first.contains_key(&(&**subscriber, publisher, qos)) {
                 let (subscriber, publisher) = (subscriber.clone(), publisher.to_owned());
                 broken.push(Broken::Silence { subscriber, publisher });
             }
@@ -120,7 +122,7 @@ pub(super) fn lost(events: &[Event], rules: &Rules) -> Vec<Broken> {
             if message.is_shared() != (subscriber == GROUP) {
                 continue;
             }
-            let first = first.get(&(&**subscriber, &*message.publisher));
+            let first = first.get(&(&**subscriber, &*message.publisher, message.qos));
             let is_promised = first.is_some_and(|&first| message.number > first);
             let has_come = got.get(&**subscriber).is_some_and(|got| got.contains(message));
             if is_promised && !has_come {
@@ -133,6 +135,9 @@ pub(super) fn lost(events: &[Event], rules: &Rules) -> Vec<Broken> {
 }
 
 /// QoS 2 messages that came twice, and QoS 0 messages that came twice on one connection.
+///
+/// A message for a shared group that was in doubt when it was published again is excused: another
+/// member may have got it the first time.
 fn twice(events: &[Event], rules: &Rules) -> Vec<Broken> {
     let is_in_doubt =
         |at: Duration| rules.mishaps.iter().any(|&mishap| at <= mishap && mishap - at <= DOUBT);
@@ -140,8 +145,12 @@ fn twice(events: &[Event], rules: &Rules) -> Vec<Broken> {
     let mut resent = HashSet::new();
     for event in events {
         match &event.what {
-            What::Published(message) if is_in_doubt(event.at) => drop(in_doubt.insert(message)),
-            What::Resent(message) if in_doubt.contains(message) => drop(resent.insert(message)),
+            What::Published(message) if message.is_shared() && is_in_doubt(event.at) => {
+                in_doubt.insert(message);
+            }
+            What::Resent(message) if in_doubt.contains(message) => {
+                resent.insert(message);
+            }
             _ => {}
         }
     }

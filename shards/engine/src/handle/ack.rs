@@ -52,10 +52,14 @@ impl Shard {
             if is_ours {
                 let (serial, packet_id) = (sent.serial, ack.packet_id);
                 let released = deliveries.inflight.release(index);
+                let number = match &released {
+                    Sent::Published(item) => deliveries.has_got(item),
+                    Sent::Released => 0,
+                };
                 self.stats.inflight_bytes -= released.bytes() as u64;
                 taken = Some(released);
                 reason = ReasonCode::Success;
-                self.record(session, || Change::Released { serial, packet_id });
+                self.record(session, || Change::Released { serial, packet_id, number });
             }
         }
         if let Some(Sent::Published(item)) = taken {

@@ -226,6 +226,7 @@ impl Shard {
             }
         }
         self.register_unclaimed();
+        self.route_fenced();
     }
 
     /// The lease is out: clients of recorded sessions are let go, and nothing more is done in

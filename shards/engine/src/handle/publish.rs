@@ -41,6 +41,9 @@ impl Shard {
         };
         let is_allowed = may_publish(connection, topic);
         self.check_memory(id, session, publish.delivery)?;
+        if self.config.cluster && self.intends(session, qos) {
+            return self.publish_intended(id, session, publish, (topic, is_allowed));
+        }
         if let Delivery::ExactlyOnce(packet_id) = publish.delivery
             && !self.receive_once(session, packet_id, announced.receive_max)?
         {
@@ -68,21 +71,17 @@ impl Shard {
             let (retain, bytes) = (publish.retain, publish.payload.len());
             self.trace_step(Some(session), &parcel, Happened::Received { qos, retain, bytes });
         }
-        let reason = if is_allowed && self.memory.level() == MemoryLevel::Full {
-            self.stats.memory.publishes_refused += 1;
-            self.drop_for(session, Dropped::Memory, &mut parcel);
-            ReasonCode::QuotaExceeded
-        } else if is_allowed {
-            if publish.retain {
-                self.retain_everywhere(parcel.message().clone());
+        let reason = match self.refused(session, &mut parcel, is_allowed) {
+            Some(reason) => reason,
+            None => {
+                if publish.retain {
+                    self.retain_everywhere(parcel.message().clone());
+                }
+                match self.route(&mut parcel, Origin::Client, Some(session)) {
+                    0 => ReasonCode::NoMatchingSubscribers,
+                    _ => ReasonCode::Success,
+                }
             }
-            match self.route(&mut parcel, Origin::Client, Some(session)) {
-                0 => ReasonCode::NoMatchingSubscribers,
-                _ => ReasonCode::Success,
-            }
-        } else {
-            self.drop_for(session, Dropped::NotAuthorized, &mut parcel);
-            ReasonCode::NotAuthorized
         };
         let is_put_off = is_receipted && self.await_receipt(id, session, publish.delivery, reason);
         if self.trace.is_on
@@ -94,6 +93,67 @@ impl Shard {
             self.acknowledge(id, publish.delivery, reason);
         }
         Ok(())
+    }
+
+    /// A QoS 2 message of a recorded session: its routing waits (`once`).
+    #[inline(never)]
+    fn publish_intended(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        publish: &Publish<'_>,
+        (topic, is_allowed): (TopicName<'_>, bool),
+    ) -> Result<(), Refusal> {
+        let Delivery::ExactlyOnce(packet_id) = publish.delivery else { return Ok(()) };
+        let Some(connection) = self.connections.get(id) else { return Ok(()) };
+        let (publisher, edition) = (connection.publisher, connection.edition);
+        let receive_max = self.editions.get(edition).receive_max;
+        let mut again = None;
+        if !self.receive_once(session, packet_id, receive_max)? {
+            again = self.cut_off(session, packet_id);
+            if again.is_none() {
+                self.acknowledge_again(id, session, publish.delivery, packet_id);
+                return Ok(());
+            }
+        }
+        self.check_unacknowledged(id, receive_max)?;
+        let (payload, properties) = (publish.payload, &publish.properties.message);
+        let (qos, retain, now) = (QoS::ExactlyOnce, publish.retain, self.now);
+        let mut parcel = Parcel::new(topic, payload, qos, retain, properties, publisher, now);
+        parcel.id = again.unwrap_or_else(|| self.random.next());
+        parcel.is_again = again.is_some();
+        if self.trace.is_on {
+            let happened = Happened::Received { qos, retain, bytes: payload.len() };
+            self.trace_step(Some(session), &parcel, happened);
+        }
+        let refused = self.refused(session, &mut parcel, is_allowed);
+        if self.trace.is_on {
+            self.trace_unanswered((id, packet_id), session, &parcel, refused.is_none());
+        }
+        match refused {
+            Some(reason) => self.acknowledge(id, publish.delivery, reason),
+            None => self.intend(id, session, packet_id, parcel.message().clone()),
+        }
+        Ok(())
+    }
+
+    /// Drops a message that may not be published, or not now; why.
+    fn refused(
+        &mut self,
+        session: SessionId,
+        parcel: &mut Parcel<'_>,
+        is_allowed: bool,
+    ) -> Option<ReasonCode> {
+        if !is_allowed {
+            self.drop_for(session, Dropped::NotAuthorized, parcel);
+            return Some(ReasonCode::NotAuthorized);
+        }
+        if self.memory.level() < MemoryLevel::Full {
+            return None;
+        }
+        self.stats.memory.publishes_refused += 1;
+        self.drop_for(session, Dropped::Memory, parcel);
+        Some(ReasonCode::QuotaExceeded)
     }
 
     /// A version 5 client may not send more than Receive Maximum unacknowledged messages;
@@ -156,7 +216,9 @@ impl Shard {
         let is_known = match delivery {
             Delivery::AtMostOnce => true,
             Delivery::AtLeastOnce(_) => false,
-            Delivery::ExactlyOnce(id) => deliveries.is_some_and(|found| found.has_received(id)),
+            Delivery::ExactlyOnce(id) => {
+                deliveries.is_some_and(|found| found.has_received(id) && found.intent(id).is_none())
+            }
         };
         if is_known {
             return Ok(());

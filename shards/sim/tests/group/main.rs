@@ -2,6 +2,7 @@
 //! arrives, once if it is QoS 2, in its order.
 
 mod estate;
+mod publisher;
 mod redis;
 mod world;
 
@@ -16,6 +17,25 @@ const CLIENT: &str = "wanderer";
 const SEEDS: u64 = 150;
 const STEPS_MAX: usize = 200_000;
 
+/// Connects a client with a session to `node`, which has let it in when this returns.
+fn enter(world: &mut World, node: usize, client_id: &str) -> (Client, bool) {
+    let mut client = Client::open(&mut world.nodes[node], Version::V5);
+    let packet = Packet::Connect(Box::new(connect(Version::V5, client_id, false)));
+    client.send(&mut world.nodes[node], &packet);
+    for _ in 0..STEPS_MAX {
+        world.step();
+        if let Some(received) = client.next(&mut world.nodes[node]) {
+            match received.packet() {
+                Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => {
+                    return (client, connack.session_present);
+                }
+                other => panic!("CONNACK was expected, not {other:?}"),
+            }
+        }
+    }
+    panic!("no CONNACK");
+}
+
 /// A persistent subscriber as its client sees it, across its connections.
 struct Wanderer {
     client: Client,
@@ -26,42 +46,23 @@ struct Wanderer {
 }
 
 impl Wanderer {
-    /// Connects to `node`; the node has let it in when this returns.
-    fn connect(world: &mut World, node: usize) -> (Client, bool) {
-        let mut client = Client::open(&mut world.nodes[node], Version::V5);
-        let packet = Packet::Connect(Box::new(connect(Version::V5, CLIENT, false)));
-        client.send(&mut world.nodes[node], &packet);
-        for _ in 0..STEPS_MAX {
-            world.step();
-            if let Some(received) = client.next(&mut world.nodes[node]) {
-                match received.packet() {
-                    Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => {
-                        return (client, connack.session_present);
-                    }
-                    other => panic!("CONNACK was expected, not {other:?}"),
-                }
-            }
-        }
-        panic!("no CONNACK");
-    }
-
     fn new(world: &mut World) -> Self {
-        Self::with(world, "m/#")
+        Self::at(world, 0, "m/#")
     }
 
-    fn with(world: &mut World, filter: &str) -> Self {
-        let (mut client, is_present) = Self::connect(world, 0);
+    fn at(world: &mut World, node: usize, filter: &str) -> Self {
+        let (mut client, is_present) = enter(world, node, CLIENT);
         assert!(!is_present);
         // SUBACK comes when the other nodes know; it is taken as any packet.
         let len = filter.len() as u8;
         let subscribe = [&[0x82, len + 6, 0, 1, 0, 0, len], filter.as_bytes(), &[2]].concat();
-        client.send_bytes(&mut world.nodes[0], &subscribe);
+        client.send_bytes(&mut world.nodes[node], &subscribe);
         world.run(400);
-        Self { client, at: 0, incoming: BTreeSet::new(), got: Vec::new() }
+        Self { client, at: node, incoming: BTreeSet::new(), got: Vec::new() }
     }
 
     fn move_to(&mut self, world: &mut World, node: usize) {
-        let (client, is_present) = Self::connect(world, node);
+        let (client, is_present) = enter(world, node, CLIENT);
         assert!(is_present, "the session was lost");
         (self.client, self.at) = (client, node);
     }
@@ -145,25 +146,37 @@ impl Publisher {
 }
 
 fn check(seed: u64, wanderer: &Wanderer, publishers: &[Publisher]) {
-    for publisher in publishers {
-        let own = wanderer.got.iter().filter_map(|(_, text)| {
-            text.strip_prefix(&publisher.name)?.trim_start().parse::<usize>().ok()
-        });
-        let got: Vec<usize> = own.collect();
-        let name = &publisher.name;
-        let lost: Vec<_> = publisher.acked.iter().filter(|n| !got.contains(n)).collect();
-        assert!(lost.is_empty(), "seed {seed}: {name} lost {lost:?} of {got:?}");
-        let mut first = Vec::new();
-        for &number in &got {
-            let is_again = first.contains(&number);
-            let is_once = publisher.qos == QoS::ExactlyOnce;
-            assert!(!(is_again && is_once), "seed {seed}: {name} {number} came twice: {got:?}");
-            if !is_again {
-                first.push(number);
-            }
-        }
-        assert!(first.is_sorted(), "seed {seed}: {name} out of order: {got:?}");
+    for Publisher { name, qos, acked, .. } in publishers {
+        let first = check_of(seed, wanderer, name, *qos, acked);
+        assert!(first.is_sorted(), "seed {seed}: {name} out of order: {first:?}");
     }
+}
+
+/// Gives what came, in the order it first came.
+fn check_of(
+    seed: u64,
+    wanderer: &Wanderer,
+    name: &str,
+    qos: QoS,
+    acked: &BTreeSet<usize>,
+) -> Vec<usize> {
+    let own = wanderer
+        .got
+        .iter()
+        .filter_map(|(_, text)| text.strip_prefix(name)?.trim_start().parse::<usize>().ok());
+    let got: Vec<usize> = own.collect();
+    let lost: Vec<_> = acked.iter().filter(|n| !got.contains(n)).collect();
+    assert!(lost.is_empty(), "seed {seed}: {name} lost {lost:?} of {got:?}");
+    let mut first = Vec::new();
+    for &number in &got {
+        let is_again = first.contains(&number);
+        let is_once = qos == QoS::ExactlyOnce;
+        assert!(!(is_again && is_once), "seed {seed}: {name} {number} came twice: {got:?}");
+        if !is_again {
+            first.push(number);
+        }
+    }
+    first
 }
 
 /// What befalls the node the wanderer is on.
@@ -284,7 +297,7 @@ fn a_session_leaves_a_node_that_stands_still() {
 /// there, or goes with the session.
 fn death_of_a_member(seed: u64, group: &str) {
     let mut world = World::new(seed, 2);
-    let mut wanderer = Wanderer::with(&mut world, &format!("$share/{group}/m/#"));
+    let mut wanderer = Wanderer::at(&mut world, 0, &format!("$share/{group}/m/#"));
     let mut publishers =
         [QoS::AtLeastOnce, QoS::ExactlyOnce].map(|qos| Publisher::new(&mut world, 0, qos));
     for _ in 0..20 {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use octopus_engine::{
     Change, DeliveryItem, DeliveryRecord, DeliveryState, RecordOp, SessionRecord,
 };
+use octopus_mqtt::PacketId;
 
 /// One session as it is kept.
 #[derive(Clone, Debug, Default)]
@@ -120,15 +121,28 @@ fn fold(record: &mut SessionRecord, change: Change) {
             record.last_packet_id = packet_id.get();
             set_state(record, serial, DeliveryState::Published(packet_id));
         }
-        Change::Released { serial, packet_id } => {
+        Change::Released { serial, packet_id, number } => {
             set_state(record, serial, DeliveryState::Released(packet_id));
+            record.got.extend((number != 0).then_some(number));
         }
+        Change::Got { numbers } => record.got = numbers,
         Change::Inherited { node } => record.left.retain(|left| *left != node),
         Change::Done { serial } => record.deliveries.retain(|known| known.serial != serial),
-        Change::Incoming { packet_id } => record.incoming.push(packet_id),
-        Change::IncomingReleased { packet_id } => record.incoming.retain(|id| *id != packet_id),
+        Change::Incoming { packet_id, number } => {
+            forget(record, packet_id);
+            match number {
+                0 => record.incoming.push(packet_id),
+                number => record.intents.push((packet_id, number)),
+            }
+        }
+        Change::IncomingReleased { packet_id } => forget(record, packet_id),
         Change::Ended | Change::Passed { .. } => unreachable!("carried out by apply"),
     }
+}
+
+fn forget(record: &mut SessionRecord, packet_id: PacketId) {
+    record.incoming.retain(|id| *id != packet_id);
+    record.intents.retain(|(id, _)| *id != packet_id);
 }
 
 fn set_state(record: &mut SessionRecord, serial: u32, state: DeliveryState) {
