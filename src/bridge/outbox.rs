@@ -61,6 +61,14 @@ impl Durable {
         self.parcels.iter().filter_map(|parcel| parcel.receipt)
     }
 
+    /// Nobody knows whether it was written. It may get other numbers before it is written again:
+    /// those who have its messages are told that they come again.
+    pub fn doubt(&mut self) {
+        for parcel in &mut self.parcels {
+            parcel.record = wire::again(&parcel.record).into();
+        }
+    }
+
     /// The time of all that is in it is over.
     pub fn is_late(&self, now: Instant) -> bool {
         self.parcels.iter().all(|parcel| parcel.deadline <= now)
@@ -286,6 +294,20 @@ mod tests {
             assert_eq!(head.first, expected);
             numbers = lane.numbers();
         }
+    }
+
+    #[test]
+    fn what_may_have_been_written_is_marked_so_under_whatever_numbers() {
+        let now = Instant::now();
+        let mut lane = Lane::new("B", Numbers::default());
+        lane.push_durable(parcel(2, 1, now));
+        let mut frames = lane.take_durable(1);
+        let before = frames[0].parcels[0].record.clone();
+        frames[0].doubt();
+        lane.put_back(frames);
+        let frames = lane.take_durable(2);
+        assert_eq!(frames[0].parcels[0].record, wire::again(&before));
+        assert_ne!(frames[0].parcels[0].record, before);
     }
 
     #[test]

@@ -190,7 +190,10 @@ impl Bridge {
                 let is_interest =
                     |op: &Op| matches!(op, Op::Interest { .. } | Op::AllInterest { .. });
                 let lost_interest = ops.iter().any(is_interest);
-                for op in ops.into_iter().rev().filter(Op::is_durable) {
+                for mut op in ops.into_iter().rev().filter(Op::is_durable) {
+                    if let Op::Append(durable) = &mut op {
+                        durable.doubt();
+                    }
                     self.waiting.push_front(op);
                 }
                 self.drop_void();
