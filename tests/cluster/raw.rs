@@ -16,12 +16,21 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// Connects; the code of CONNACK.
+    /// Connects with a new session; the code of CONNACK.
     pub(super) fn connect(node: &Process, id: &str, expiry_s: u32) -> Result<(Self, u64), Failed> {
+        Self::open(node, id, expiry_s, true)
+    }
+
+    pub(super) fn open(
+        node: &Process,
+        id: &str,
+        expiry_s: u32,
+        clean: bool,
+    ) -> Result<(Self, u64), Failed> {
         let stream = node.connect()?;
         stream.set_read_timeout(Some(Duration::from_secs(15)))?;
         let mut raw = Self { stream, inbox: Vec::new() };
-        let packet = Packet::new("connect").number("clean", 1_u8).bytes("id", id);
+        let packet = Packet::new("connect").number("clean", u8::from(clean)).bytes("id", id);
         raw.send(&packet.number("session-expiry", expiry_s))?;
         let connack = raw.next()?;
         Ok((raw, connack.number_of("code")))

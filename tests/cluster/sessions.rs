@@ -9,8 +9,9 @@ use rumqttc::QoS;
 use super::{
     client::Client,
     group::{Group, Redis, wait},
+    raw::Raw,
 };
-use crate::harness::broker::Process;
+use crate::harness::{broker::Process, wire::Packet};
 
 type Case = fn() -> Result<(), Failed>;
 
@@ -31,6 +32,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         ("a_session_is_taken_from_a_node_that_stands_still", taken_from_the_paused),
         ("a_session_outlives_its_node", outlives),
         ("other_nodes_go_on_with_the_sessions_of_a_dead_one", adopted),
+        ("what_is_published_again_at_another_node_comes_once", published_again),
         ("soon_after_an_outage_no_node_is_taken_for_dead", not_dead_yet),
         ("soon_after_an_outage_suback_waits_for_who_is_not_back_yet", not_known_yet),
     ]
@@ -243,5 +245,58 @@ fn not_known_yet() -> Result<(), Failed> {
     })?;
     Client::connect(&b, "p")?.publish("n/1", QoS::AtMostOnce, "x")?;
     assert_eq!(subscriber.next()?.1, "x");
+    Ok(())
+}
+
+/// A publisher and a subscriber are on a node that dies before it can say that everybody has
+/// confirmed a message: what it had recorded until then is put in the place of what it said.
+fn published_again() -> Result<(), Failed> {
+    const EXPIRY_S: u32 = 600;
+    let publish = |id: u8, text: &str| {
+        let packet = Packet::new("publish").number("qos", 2_u8).bytes("topic", "m/1");
+        packet.number("id", id).bytes("payload", text)
+    };
+    let group = Group::new(KEPT)?;
+    let (a, b, c) = (group.node("A")?, group.node("B")?, group.node("C")?);
+    let mut redis = group.redis.connection()?;
+    let [sent, got] = ["GROUP1:PUB:p", "GROUP1:V2:ONCE:s"].map(|key| group.redis.key(key));
+    let mut field = |name: &str| -> Result<Option<Vec<u8>>, Failed> {
+        Ok(redis::cmd("HGET").arg(&sent).arg(name).query(&mut redis)?)
+    };
+    let subscriber = Client::open(&a, "s", false)?;
+    subscriber.subscribe("m/#")?;
+    let other = Client::open(&c, "t", false)?;
+    other.subscribe("m/#")?;
+    let (mut publisher, _) = Raw::connect(&a, "p", EXPIRY_S)?;
+    publisher.send(&publish(1, "x"))?;
+    publisher.next_of("pubrec")?;
+    assert_eq!((subscriber.next()?.1, other.next()?.1), ("x".to_owned(), "x".to_owned()));
+    wait("it is recorded that it is done", || Ok(field("i1")?.is_some()))?;
+    assert_eq!(field("n1")?, None);
+
+    let mut redis = group.redis.connection()?;
+    let mut numbers: Vec<Vec<u8>> = Vec::new();
+    wait("the number of what came is recorded", || {
+        numbers = redis::cmd("LRANGE").arg(&got).arg(0).arg(-1).query(&mut redis)?;
+        Ok(!numbers.is_empty())
+    })?;
+    let [number] = &numbers[..] else { return Err("more than one number".into()) };
+    let number = u64::from_be_bytes(number.as_slice().try_into()?);
+    redis::cmd("HDEL").arg(&sent).arg("i1").exec(&mut redis)?;
+    redis::cmd("HSET").arg(&sent).arg("n1").arg(number).exec(&mut redis)?;
+    drop(a);
+    let subscriber = Client::open(&c, "s", false)?;
+    let (mut publisher, _) = Raw::open(&b, "p", EXPIRY_S, false)?;
+    publisher.send(&publish(1, "x").number("dup", 1_u8))?;
+    publisher.next_of("pubrec")?;
+    publisher.send(&publish(2, "y"))?;
+    publisher.next_of("pubrec")?;
+    assert_eq!((subscriber.next()?.1, other.next()?.1), ("y".to_owned(), "y".to_owned()));
+    wait("it is recorded again that it is done", || {
+        Ok(field("i1")?.is_some() && field("n1")?.is_none())
+    })?;
+    publisher.send(&Packet::new("pubrel").number("id", 1_u8))?;
+    publisher.next_of("pubcomp")?;
+    assert_eq!(field("i1")?, None);
     Ok(())
 }
