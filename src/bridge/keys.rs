@@ -90,6 +90,12 @@ impl Keys {
         self.own(&format!("LEFT:{name}"))
     }
 
+    /// Set: clients whose sessions this node handed over, and still passes messages on to; see
+    /// `store::scripts`.
+    pub fn handed(&self, name: &str) -> String {
+        self.own(&format!("HANDED:{name}"))
+    }
+
     /// Set: clients whose sessions are this node's; see `store::scripts`.
     pub fn owned(&self, name: &str) -> String {
         self.own(&format!("OWNED:{name}"))

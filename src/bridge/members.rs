@@ -87,8 +87,8 @@ end
 /// Takes a node that is not live off the list, if nobody needs what it left: no session is its
 /// own, none waits for what is in its inbox, and what of that was for shared groups is with
 /// others. From then on nothing is written into its inbox. KEYS: node, nodes, clients that wait,
-/// its sessions, estate. ARGV: name, its epoch, incarnation, prefix of sessions, how long it is
-/// known that it is gone, ms.
+/// its sessions, estate, clients it passes messages on to. ARGV: name, its epoch, incarnation,
+/// prefix of sessions, how long it is known that it is gone, ms.
 const FORGET: &str = r"
 if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
 if redis.call('GET', KEYS[1]) == ARGV[3] then return 0 end
@@ -98,7 +98,12 @@ for _, client in ipairs(redis.call('SRANDMEMBER', KEYS[3], 100)) do
     redis.call('SREM', KEYS[3], client)
   end
 end
-if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
+for _, client in ipairs(redis.call('SRANDMEMBER', KEYS[6], 100)) do
+  if redis.call('HGET', ARGV[4] .. client, 'passing') ~= ARGV[1] then
+    redis.call('SREM', KEYS[6], client)
+  end
+end
+if redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[6]) > 0 then return 0 end
 local estate = redis.call('HMGET', KEYS[5], 'last', 'at')
 if not is_reached(estate[2], estate[1]) then return 0 end
 redis.call('HSET', KEYS[5], 'gone', '1')
@@ -300,7 +305,7 @@ impl Members {
         let (id, incarnation) = name.rsplit_once(':').unwrap_or((name, ""));
         let mut call = script.key(keys.node(id));
         call.key(keys.nodes()).key(keys.left(name)).key(keys.owned(name));
-        call.key(keys.estate(name));
+        call.key(keys.estate(name)).key(keys.handed(name));
         call.arg(name).arg(epoch).arg(incarnation).arg(keys.session(""));
         call.arg(GONE_TIME.as_millis() as u64);
         inner.link.script(&mut call).await

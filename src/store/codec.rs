@@ -277,7 +277,8 @@ pub(super) fn decode_state(bytes: &[u8]) -> Option<DeliveryState> {
 pub(super) fn encode_session(record: &SessionRecord, clock: Clock) -> Vec<u8> {
     let mut writer = Writer::new(clock);
     writer.u32(record.expiry_s);
-    writer.u8(record.is_passed.into());
+    // In the format's first days: that it is passed on.
+    writer.u8(1);
     writer.moment(record.ends_at);
     writer.moment(record.will_at);
     let will = record.will.as_ref().map(|will| encode_will(will, clock));
@@ -308,9 +309,10 @@ pub(super) fn encode_session(record: &SessionRecord, clock: Clock) -> Vec<u8> {
 
 pub(super) fn decode_session(bytes: &[u8], clock: Clock) -> Option<SessionRecord> {
     let mut reader = Reader::new(bytes, clock)?;
+    let expiry_s = reader.u32()?;
+    reader.u8()?;
     let mut record = SessionRecord {
-        expiry_s: reader.u32()?,
-        is_passed: reader.u8()? != 0,
+        expiry_s,
         ends_at: reader.moment()?,
         will_at: reader.moment()?,
         ..SessionRecord::default()
@@ -393,8 +395,6 @@ mod tests {
         };
         SessionRecord {
             expiry_s: 100,
-            is_passed: true,
-            left: Vec::new(),
             ends_at: Some(clock.now.after(Duration::from_secs(50))),
             will: Some(Box::new(will)),
             will_at: None,
@@ -412,6 +412,7 @@ mod tests {
             intents: vec![(id(2), 77)],
             got: vec![5, u64::MAX],
             last_packet_id: 8,
+            ..SessionRecord::default()
         }
     }
 

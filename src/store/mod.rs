@@ -57,7 +57,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::redis::{Batch, Orphan, Redis, Wish};
+use self::redis::{Batch, Found, Orphan, Redis, Wish};
 use crate::{
     config::{Config, WhenAway},
     link::Link,
@@ -240,20 +240,24 @@ impl Shared {
     }
 
     fn answer(&self, shard: ShardId, claim: &Claim, found: redis::Claimed) {
-        let (epoch, record) = match found {
-            redis::Claimed::Mine { epoch } => (epoch, None),
-            redis::Claimed::Taken { epoch, record } => (epoch, record),
+        let (epoch, found) = match found {
+            redis::Claimed::Mine { epoch } => (epoch, Found::default()),
+            redis::Claimed::Taken { epoch, found } => (epoch, found),
             redis::Claimed::Held(_) => return,
         };
-        let is_passed = record.as_ref().is_some_and(|record| record.is_passed);
+        let Found { record, is_passed } = found;
         let (connection, client_id) = (claim.connection, claim.client_id.clone());
         let claimed = Claimed { connection, client_id, epoch, record };
         self.shards.send(shard, vec![Envelope::Claimed(Box::new(claimed))]);
         self.end_claim(&claim.client_id);
         if is_passed {
-            // The task that takes it ends with the store.
-            let _ = self.passes.send(claim.client_id.clone());
+            self.look_for_passed(&claim.client_id);
         }
+    }
+
+    fn look_for_passed(&self, client_id: &str) {
+        // The task that takes it ends with the store.
+        let _ = self.passes.send(client_id.into());
     }
 
     fn begin_claim(&self, client_id: &str) {
@@ -599,7 +603,7 @@ async fn listen(shared: Arc<Shared>) {
                 match String::from_utf8_lossy(&call).split_once(' ') {
                     Some(("freed", client_id)) => shared.freed(client_id),
                     Some(("known", about)) => known(&shared, about),
-                    Some(("pass", client_id)) => drop(shared.passes.send(client_id.into())),
+                    Some(("pass", client_id)) => shared.look_for_passed(client_id),
                     _ => shared.called.notify_one(),
                 }
             }
@@ -677,8 +681,11 @@ async fn adopt(shared: Arc<Shared>) {
 }
 
 fn keep(shared: &Shared, orphan: Orphan) {
-    let Orphan { client_id, epoch, record } = orphan;
+    let Orphan { client_id, epoch, found: Found { record, is_passed } } = orphan;
     let record = record.unwrap_or_default();
     let adopted = Adopted { client_id: client_id.as_str().into(), epoch, record };
     shared.send_home(&client_id, Envelope::Adopt(Box::new(adopted)));
+    if is_passed {
+        shared.look_for_passed(&client_id);
+    }
 }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use octopus_engine::{
-    Change, DeliveryItem, DeliveryRecord, DeliveryState, Grant, RecordOp, SessionRecord,
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, Grant, HeldRecord, Kept, RecordOp,
+    SessionRecord,
 };
 use octopus_mqtt::{PacketId, QoS};
 use octopus_runtime::HubSender;
@@ -25,9 +26,18 @@ pub(super) enum Claimed {
     /// It was this node's before.
     Mine { epoch: u64 },
     /// It is now; this is what it was elsewhere, if it was.
-    Taken { epoch: u64, record: Option<Box<SessionRecord>> },
+    Taken { epoch: u64, found: Found },
     /// A live node has it and was asked to hand it over; the word names node and epoch.
     Held(String),
+}
+
+/// What a session was elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// If it was.
+    pub(super) record: Option<Box<SessionRecord>>,
+    /// Messages were passed on to it.
+    pub(super) is_passed: bool,
 }
 
 /// A session taken over from a node that is gone.
@@ -35,7 +45,7 @@ pub(super) enum Claimed {
 pub(super) struct Orphan {
     pub(super) client_id: String,
     pub(super) epoch: u64,
-    pub(super) record: Option<Box<SessionRecord>>,
+    pub(super) found: Found,
 }
 
 /// What others asked of this node since it last looked.
@@ -61,6 +71,9 @@ pub(super) struct Redis {
     /// The life of Redis as this node knows it; empty before it knows any.
     born: Arc<Mutex<String>>,
 }
+
+/// Fields and values.
+type Hash = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Operations to be carried out in one step, in order.
 #[derive(Clone, Debug, Default)]
@@ -122,6 +135,9 @@ impl Batch {
             Change::Subscribed { .. } => b'S',
             Change::Unsubscribed { .. } => b'U',
             Change::Queued { .. } => b'Q',
+            Change::Held(_) => b'H',
+            Change::Unkept(_) => b'Y',
+            Change::Arrived { .. } => b'V',
             Change::Published { .. } => b'P',
             Change::Released { .. } => b'R',
             Change::Got { .. } => b'G',
@@ -150,14 +166,21 @@ impl Batch {
                 self.args.push(codec::encode_grant(*grant, clock));
             }
             Change::Unsubscribed { filter } => self.text(filter),
-            Change::Queued { serial, item } => {
+            Change::Queued { serial, item, kept } => {
                 self.text(serial);
                 self.args.push(codec::encode_item(item, clock));
                 let message = &item.message;
                 let is_once = item.group.is_some() && message.qos() == QoS::ExactlyOnce;
                 let number = Some(message.id()).filter(|&number| is_once && number != 0);
                 self.text(number.map_or_else(String::new, |number| number.to_string()));
+                self.kept(*kept);
             }
+            Change::Held(HeldRecord { place, item }) => {
+                self.text(place);
+                self.args.push(codec::encode_item(item, clock));
+            }
+            Change::Unkept(kept) => self.kept(*kept),
+            Change::Arrived { is_told } => self.text(u8::from(*is_told)),
             Change::Published { serial, packet_id } => {
                 self.text(serial);
                 self.args.push(codec::encode_state(DeliveryState::Published(*packet_id)));
@@ -182,6 +205,11 @@ impl Batch {
             }
             Change::IncomingReleased { packet_id } => self.text(packet_id.get()),
         }
+    }
+
+    fn kept(&mut self, kept: Kept) {
+        self.text(u8::from(kept.is_passed));
+        self.text(kept.held.map_or_else(String::new, |place| place.to_string()));
     }
 
     /// Keeps its place among the operations.
@@ -254,8 +282,8 @@ impl Redis {
                     outcome.claims.push((number, Claimed::Held(owner)));
                 }
                 b"taken" => {
-                    let record = self.record(row);
-                    outcome.claims.push((number, Claimed::Taken { epoch, record }));
+                    let found = self.found(row);
+                    outcome.claims.push((number, Claimed::Taken { epoch, found }));
                 }
                 _ => outcome.refused.push(number),
             }
@@ -333,16 +361,22 @@ impl Redis {
             let mut row = row.into_iter();
             let client_id = String::from_utf8(bytes(row.next()?)).ok()?;
             let epoch = parse(&bytes(row.next()?));
-            Some(Orphan { client_id, epoch, record: self.record(row) })
+            Some(Orphan { client_id, epoch, found: self.found(row) })
         };
         Ok(rows.into_iter().filter_map(orphan).collect())
     }
 
-    /// The session that three hashes and a list say; `None` if there is none in them.
-    fn record(&self, mut hashes: impl Iterator<Item = Value>) -> Option<Box<SessionRecord>> {
-        let mut next = || hashes.next().map(pairs).unwrap_or_default();
-        let (session, sub, messages) = (next(), next(), next());
-        let got = hashes.next().map(numbers).unwrap_or_default();
+    /// The session that three hashes and a list say, and whether messages wait for it.
+    fn found(&self, mut state: impl Iterator<Item = Value>) -> Found {
+        let mut hash = || state.next().map(pairs).unwrap_or_default();
+        let record = self.record(&hash(), hash(), hash());
+        let got = state.next().map(numbers).unwrap_or_default();
+        let record = record.map(|record| Box::new(SessionRecord { got, ..*record }));
+        Found { record, is_passed: state.next().and_then(number) == Some(1) }
+    }
+
+    /// `None` if there is none in them.
+    fn record(&self, session: &Hash, sub: Hash, messages: Hash) -> Option<Box<SessionRecord>> {
         let clock = self.clock();
         if session.is_empty() && sub.is_empty() && messages.is_empty() {
             return None;
@@ -353,10 +387,12 @@ impl Redis {
         };
         let left = field("left").map(String::from_utf8_lossy).unwrap_or_default();
         let left = left.lines().map(Into::into).collect();
+        let passed_by = field("passing").map(String::from_utf8_lossy);
+        let passed_by = passed_by.map(|by| if by == self.me { "".into() } else { (&*by).into() });
         if let Some(record) =
             field("handover").and_then(|bytes| codec::decode_session(bytes, clock))
         {
-            return Some(Box::new(SessionRecord { left, ..record }));
+            return Some(Box::new(SessionRecord { left, passed_by, ..record }));
         }
         let moment = |name| match field(name).map(parse) {
             None | Some(0) => None,
@@ -375,7 +411,7 @@ impl Redis {
             will: field("will").and_then(|w| codec::decode_will(w, clock)).map(Box::new),
             subscriptions: subscriptions(sub, clock),
             left,
-            got,
+            passed_by,
             ..SessionRecord::default()
         };
         if session.is_empty() && record.subscriptions.is_empty() {
@@ -386,7 +422,7 @@ impl Redis {
     }
 }
 
-fn subscriptions(hash: Vec<(Vec<u8>, Vec<u8>)>, clock: Clock) -> Vec<(Box<str>, Grant)> {
+fn subscriptions(hash: Hash, clock: Clock) -> Vec<(Box<str>, Grant)> {
     let read = |(filter, value): (Vec<u8>, Vec<u8>)| {
         let filter = String::from_utf8(filter).ok()?;
         let grant = codec::decode_grant(&value, clock).or_else(|| predecessor_grant(&value))?;
@@ -410,7 +446,7 @@ fn predecessor_grant(value: &[u8]) -> Option<Grant> {
 }
 
 /// Messages by their serials, and the identifiers in use.
-fn read_messages(hash: Vec<(Vec<u8>, Vec<u8>)>, record: &mut SessionRecord, clock: Clock) {
+fn read_messages(hash: Hash, record: &mut SessionRecord, clock: Clock) {
     let mut items = std::collections::BTreeMap::<u32, (DeliveryState, Option<_>)>::new();
     for (field, value) in hash {
         let Ok(field) = String::from_utf8(field) else { continue };
@@ -418,6 +454,9 @@ fn read_messages(hash: Vec<(Vec<u8>, Vec<u8>)>, record: &mut SessionRecord, cloc
             record.last_packet_id = parse(&value) as u16;
         } else if let Some(id) = field.strip_prefix('i') {
             record.incoming.extend(id.parse().ok().and_then(PacketId::new));
+        } else if let Some(place) = field.strip_prefix('h').and_then(|place| place.parse().ok()) {
+            let item = codec::decode_item(&value, clock);
+            record.held.extend(item.map(|item| HeldRecord { place, item }));
         } else if let Some(id) = field.strip_prefix('n') {
             let id = id.parse().ok().and_then(PacketId::new);
             record.intents.extend(id.map(|id| (id, parse(&value))));
@@ -429,6 +468,7 @@ fn read_messages(hash: Vec<(Vec<u8>, Vec<u8>)>, record: &mut SessionRecord, cloc
             entry.1 = codec::decode_item(&value, clock);
         }
     }
+    record.held.sort_unstable_by_key(|held| held.place);
     // Serials wrap: the oldest is the one behind the widest gap.
     let serials: Vec<u32> = items.keys().copied().collect();
     let is_wrapped = serials.first().zip(serials.last()).is_some_and(|(a, b)| b - a > u32::MAX / 2);
@@ -481,7 +521,7 @@ fn parse(text: &[u8]) -> u64 {
 }
 
 /// A hash as HGETALL gives it inside a script: a flat list.
-fn pairs(value: Value) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn pairs(value: Value) -> Hash {
     let flat = match value {
         Value::Array(values) => values,
         Value::Map(pairs) => return pairs.into_iter().map(|(k, v)| (bytes(k), bytes(v))).collect(),

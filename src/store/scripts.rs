@@ -5,9 +5,9 @@
 //!
 //! | key | type | what |
 //! |---|---|---|
-//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over) |
+//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `passing` (who passes messages on to it), `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over) |
 //! | `SUB:<client>` | hash | filter -> grant |
-//! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received, `n<id>` -> one whose message is perhaps not yet with everybody: its number |
+//! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received, `n<id>` -> one whose message is perhaps not yet with everybody: its number, `h<place>` -> a message held while others are passed on |
 //! | `V2:ONCE:<client>` | list | numbers of the last QoS 2 messages the client said PUBREC to, eight bytes each |
 //! | `V2:SESSION_EPOCH` | integer | the last epoch given to a session |
 //! | `V2:BORN` | string | when this life of Redis began, and who found it new |
@@ -19,7 +19,9 @@
 //! | `V2:LEFT:<owner>` | set | clients whose sessions need this owner's inbox |
 //! | `V2:GOT:<owner>` | sorted set | numbers of QoS 2 messages for shared groups that its sessions got, and when: who takes over its inbox (`bridge`) leaves them out; none while that is empty |
 //! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already |
+//! | `V2:HANDED:<owner>` | set | clients whose sessions this owner handed over and passes messages on to; needed if it dies |
 //! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
+//! | `V2:TAKEN:<client>` | list | those of them that its owner has read and not recorded |
 //! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>`, `pass <client>` or `known <epoch> <client>` |
 //!
 //! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
@@ -84,12 +86,31 @@ local function own(client, old, lost)
   return epoch
 end
 local function state(client)
+  local pass = prefix .. 'V2:PASS:' .. client
+  while redis.call('RPOPLPUSH', prefix .. 'V2:TAKEN:' .. client, pass) do end
+  redis.call('PEXPIRE', pass, 600000)
   return {
     redis.call('HGETALL', prefix .. 'SESSION:' .. client),
     redis.call('HGETALL', prefix .. 'SUB:' .. client),
     redis.call('HGETALL', prefix .. 'PUB:' .. client),
     redis.call('LRANGE', prefix .. 'V2:ONCE:' .. client, 0, -1),
+    redis.call('EXISTS', pass),
   }
+end
+local function unkeep(client, passed, place)
+  if passed == '1' then redis.call('LPOP', prefix .. 'V2:TAKEN:' .. client) end
+  if place ~= '' then redis.call('HDEL', prefix .. 'PUB:' .. client, 'h' .. place) end
+end
+local function end_passing(client, needs_inbox)
+  local session = prefix .. 'SESSION:' .. client
+  local old = redis.call('HGET', session, 'passing')
+  if not old then return end
+  redis.call('HDEL', session, 'passing')
+  redis.call('SREM', prefix .. 'V2:HANDED:' .. old, client)
+  if needs_inbox and old ~= me then
+    redis.call('HSET', session, 'left', old .. '\n' .. (redis.call('HGET', session, 'left') or ''))
+    redis.call('SADD', prefix .. 'V2:LEFT:' .. old, client)
+  end
 end
 ";
 
@@ -136,6 +157,9 @@ while at < #ARGV do
       end
       answer[#answer + 1] = {number, 'held', owner .. ' ' .. held[2]}
     else
+      if not owner then
+        redis.call('DEL', prefix .. 'V2:PASS:' .. client, prefix .. 'V2:TAKEN:' .. client)
+      end
       owe(client, owner)
       local before = state(client)
       answer[#answer + 1] = {number, 'taken', tostring(own(client, owner, held[2])), unpack(before)}
@@ -149,7 +173,7 @@ while at < #ARGV do
       ours = epoch ~= '0' and not string.find(lost, ' ' .. epoch .. ' ', 1, true)
       if ours then
         redis.call('RPUSH', list, item)
-        redis.call('PEXPIRE', list, 60000)
+        redis.call('PEXPIRE', list, 600000)
         if owner and owner ~= '-' then
           redis.call(publish, prefix .. 'V2:STORE:' .. owner, 'pass ' .. client)
         end
@@ -183,7 +207,9 @@ while at < #ARGV do
     elseif op == 'E' then
       if ours then
         inherited(client)
+        end_passing(client)
         redis.call('DEL', session, sub, pub, once)
+        redis.call('DEL', prefix .. 'V2:PASS:' .. client, prefix .. 'V2:TAKEN:' .. client)
         redis.call('SREM', prefix .. 'V2:OWNED:' .. me, client)
       end
     elseif op == 'X' then
@@ -193,14 +219,21 @@ while at < #ARGV do
         local claimer = redis.call('HGET', session, 'claimer')
         if handover ~= '' then redis.call('HSET', session, 'handover', handover) end
         redis.call('HSET', session, 'epoch', epoch, 'owner', '-', 'freed', now_ms())
-        redis.call('HSET', session, 'from', me .. ' ' .. epoch)
+        redis.call('HSET', session, 'from', me .. ' ' .. epoch, 'passing', me)
         redis.call('HDEL', session, 'claimer')
+        redis.call('SADD', prefix .. 'V2:HANDED:' .. me, client)
         redis.call('SREM', prefix .. 'V2:OWNED:' .. me, client)
         redis.call('SADD', prefix .. 'V2:OWNED:-', client)
         redis.call('SADD', prefix .. 'V2:OWNERS', '-')
         if claimer then
           redis.call(publish, prefix .. 'V2:STORE:' .. claimer, 'freed ' .. client)
         end
+      end
+    elseif op == 'V' then
+      local is_told = take() == '1'
+      if ours then
+        if is_told then unkeep(client, '1', '') end
+        end_passing(client, not is_told)
       end
     elseif op == 'T' then
       local node = take()
@@ -219,14 +252,24 @@ while at < #ARGV do
       local filter = take()
       if ours then redis.call('HDEL', sub, filter) end
     elseif op == 'Q' then
-      local serial, item, num = take(), take(), take()
+      local serial, item, num, passed, place = take(), take(), take(), take(), take()
       if ours then
         redis.call('HSET', pub, serial, item)
+        unkeep(client, passed, place)
         if num ~= '' and redis.call('XLEN', prefix .. 'V2:INBOX:' .. me) > 0 then
           redis.call('ZADD', prefix .. 'V2:GOT:' .. me, now_ms(), num)
         end
         expire(pub, held[3])
       end
+    elseif op == 'H' then
+      local place, item = take(), take()
+      if ours then
+        redis.call('HSET', pub, 'h' .. place, item)
+        expire(pub, held[3])
+      end
+    elseif op == 'Y' then
+      local passed, place = take(), take()
+      if ours then unkeep(client, passed, place) end
     elseif op == 'P' then
       local serial, where, last = take(), take(), take()
       if ours then redis.call('HSET', pub, serial .. 's', where, 'last', last) end
@@ -317,13 +360,17 @@ for _, client in ipairs(back) do redis.call('SADD', owned, client) end
 if redis.call('SCARD', owned) == 0 then redis.call('SREM', prefix .. 'V2:OWNERS', owner) end
 return answer";
 
-/// What was passed on to a session, for its owner and nobody else. ARGV: client.
+/// What was passed on to a session, for its owner and nobody else. It is kept until the owner has
+/// recorded it; whoever takes the session before is passed it again. ARGV: client.
 const PASSED: &str = r"
 local client = take()
 if redis.call('HGET', prefix .. 'SESSION:' .. client, 'owner') ~= me then return {} end
 local list = prefix .. 'V2:PASS:' .. client
+local taken = prefix .. 'V2:TAKEN:' .. client
 local items = redis.call('LRANGE', list, 0, -1)
 redis.call('DEL', list)
+for _, item in ipairs(items) do redis.call('RPUSH', taken, item) end
+redis.call('PEXPIRE', taken, 600000)
 return items";
 
 /// Of all owners, those that are not live.

@@ -1,6 +1,7 @@
 //! Groups of nodes, each a process, with a Redis of their own: what crosses, what survives,
 //! what is refused.
 
+mod arrival;
 mod away;
 mod bans;
 mod cases;
@@ -20,6 +21,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     let cases = cases::all().into_iter().chain(sessions::all()).chain(bans::all());
     let cases = cases.chain(subscriptions::all()).chain(away::all());
     let cases = cases.chain(history::all()).chain(network::all()).chain(sharded::all());
-    let cases = cases.chain(starts::all());
+    let cases = cases.chain(starts::all()).chain(arrival::all());
     cases.map(|(name, case)| Trial::test(format!("cluster::{name}"), case)).collect()
 }

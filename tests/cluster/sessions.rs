@@ -16,7 +16,7 @@ use crate::harness::{broker::Process, wire::Packet};
 type Case = fn() -> Result<(), Failed>;
 
 /// All of a session is kept in Redis.
-const KEPT: &[&str] = &[
+pub(super) const KEPT: &[&str] = &[
     "--broker.storage.session=redis",
     "--broker.storage.subscription=redis",
     "--broker.storage.publish=redis",

@@ -16,6 +16,7 @@ use octopus_mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
 use crate::envelope::{Envelope, ReceiptId, SessionRef};
 use crate::event::{ConnectionId, Instant};
+use crate::handover::{Moving, Passed};
 use crate::inflight::{Inflight, Sent};
 use crate::message::Message;
 use crate::once::Once;
@@ -49,8 +50,11 @@ pub struct SessionRecord {
     pub subscriptions: Vec<(Box<str>, Grant)>,
     /// In the order of sending: in flight first, then queued.
     pub deliveries: Vec<DeliveryRecord>,
-    /// Its old node goes on passing messages to it for a while.
-    pub is_passed: bool,
+    /// The node that handed it over and goes on passing messages to it for a while; empty if
+    /// that is the node it comes to.
+    pub passed_by: Option<Box<str>>,
+    /// What came to it directly while messages were passed on to it, in order.
+    pub held: Vec<HeldRecord>,
     /// Nodes it was taken from without their doing, in whose inboxes there may be messages for
     /// it.
     pub left: Vec<Box<str>>,
@@ -71,6 +75,24 @@ pub struct DeliveryRecord {
     pub state: DeliveryState,
     /// `None` once released: the message is the client's then.
     pub item: Option<DeliveryItem>,
+}
+
+/// A message that waits behind what is passed on to its session.
+#[derive(Clone, Debug)]
+pub struct HeldRecord {
+    /// Rises with the order.
+    pub place: u64,
+    pub item: DeliveryItem,
+}
+
+/// Where a message for a session that moves was kept. When it is queued, or need not be, it is
+/// there no more, in one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// It is the oldest of what was passed on.
+    pub is_passed: bool,
+    /// It was held in this place.
+    pub held: Option<u64>,
 }
 
 /// Where a delivery stands.
@@ -128,10 +150,20 @@ pub enum Change {
     Unsubscribed {
         filter: Box<str>,
     },
-    /// A message waits for the client.
+    /// A message waits for the client, which was kept elsewhere before.
     Queued {
         serial: u32,
         item: DeliveryItem,
+        kept: Kept,
+    },
+    /// A message that was kept for the session is not queued.
+    Unkept(Kept),
+    /// A message came directly while others are passed on.
+    Held(HeldRecord),
+    /// The session is where it is. The old node said that it passes nothing more on; or it did
+    /// not say so in time, and the session needs what is in its inbox.
+    Arrived {
+        is_told: bool,
     },
     /// The message with this serial is in flight.
     Published {
@@ -180,6 +212,8 @@ impl Recorded {
         match change {
             // Also of a session that is not recorded, the ownership moves and ends.
             Change::Ended | Change::Inherited { .. } | Change::Known => true,
+            Change::Arrived { .. } => true,
+            Change::Unkept(kept) => kept.is_passed || self.sessions && self.messages,
             Change::Opened { .. } | Change::Away { .. } | Change::WillGone => self.sessions,
             Change::Subscribed { .. } | Change::Unsubscribed { .. } => {
                 self.sessions && self.subscriptions
@@ -196,6 +230,8 @@ pub(crate) struct Recorder {
     pub(crate) sent: u64,
     safe: u64,
     waiting: VecDeque<(u64, Promise)>,
+    /// Where what is being delivered to this session was kept.
+    kept: Option<(SessionRef, Kept)>,
     /// QoS 2 messages of other nodes came since the hub's last fence.
     pub(crate) is_ahead: bool,
     /// The fence behind the last of them, and the last up to which the inbox is trimmed.
@@ -262,14 +298,44 @@ impl Shard {
         let Some(session) = self.sessions.get(id).filter(|session| session.is_recorded) else {
             return;
         };
-        let (client_id, epoch) = (session.client_id.clone(), session.epoch);
-        let change = change();
+        let (client_id, epoch, session) = (session.client_id.clone(), session.epoch, session.id);
+        let mut change = change();
         if !self.config.recorded.covers(&change) {
             return;
         }
-        let is_promised = matches!(change, Change::Queued { .. });
+        if let Change::Queued { kept, .. } = &mut change
+            && let Some((_, from)) = self.recorder.kept.take_if(|(of, _)| *of == session)
+        {
+            *kept = from;
+        }
+        let is_promised = matches!(change, Change::Queued { .. } | Change::Held(_));
         let op = RecordOp { client_id, epoch, change };
         if is_promised { self.send_promised(op) } else { self.send_op(op) }
+    }
+
+    /// What is delivered to the session next was kept there.
+    pub(crate) fn begin_unkeeping(&mut self, session: SessionRef, kept: Kept) {
+        self.end_unkeeping();
+        self.recorder.kept = Some((session, kept));
+    }
+
+    /// It is delivered: if it was not queued, it is to be forgotten where it was.
+    pub(crate) fn end_unkeeping(&mut self) {
+        let Some((session, kept)) = self.recorder.kept.take() else { return };
+        if self.sessions.get_ref(session).is_some() {
+            self.record_always(session.id, Change::Unkept(kept));
+        }
+    }
+
+    /// Tells the hub of a change that is recorded also of a session that is not, if it is owned.
+    pub(crate) fn record_always(&mut self, id: SessionId, change: Change) {
+        let Some(session) = self.sessions.get(id).filter(|session| session.epoch > 0) else {
+            return;
+        };
+        if self.config.recorded.covers(&change) {
+            let (client_id, epoch) = (session.client_id.clone(), session.epoch);
+            self.send_op(RecordOp { client_id, epoch, change });
+        }
     }
 
     /// Tells the hub what the acknowledgement of the message being routed waits for.
@@ -391,7 +457,8 @@ impl Shard {
         }
         for DeliveryRecord { serial, state, item } in record.deliveries {
             if let Some(item) = item {
-                self.record(id, || Change::Queued { serial, item });
+                let kept = Kept::default();
+                self.record(id, || Change::Queued { serial, item, kept });
             }
             match state {
                 DeliveryState::Queued => {}
@@ -410,13 +477,15 @@ impl Shard {
         if !record.got.is_empty() {
             self.record(id, || Change::Got { numbers: record.got });
         }
+        for held in record.held {
+            self.record(id, || Change::Held(held));
+        }
     }
 
     /// Takes a session off this shard without ending it: no will. What it still gets is passed
     /// on for a while.
     pub(crate) fn export(&mut self, id: SessionId) -> Option<Box<SessionRecord>> {
-        let mut record = self.snapshot(id)?;
-        record.is_passed = true;
+        let record = self.snapshot(id)?;
         self.empty_session(id);
         self.begin_passing(id);
         Some(Box::new(record))
@@ -435,6 +504,7 @@ impl Shard {
             will: session.will.clone(),
             will_at: session.will_at(),
             subscriptions: own.collect(),
+            held: session.moving.as_deref().map(Moving::held).unwrap_or_default().to_vec(),
             ..SessionRecord::default()
         };
         if let Some(deliveries) = session.peek_deliveries() {
@@ -473,7 +543,7 @@ impl Shard {
         session.expiry_s = record.expiry_s;
         *session.away() = Away { ends_at: record.ends_at, will_at: record.will_at };
         session.will = record.will;
-        let (is_passed, left) = (record.is_passed, record.left);
+        let (passed_by, left, held) = (record.passed_by, record.left, record.held);
         let owed = record.deliveries.len();
         let SessionRecord { mut incoming, intents, got, .. } = record;
         incoming.extend(intents.iter().map(|(packet_id, _)| packet_id));
@@ -509,8 +579,9 @@ impl Shard {
         for (filter, grant) in record.subscriptions {
             answers += self.restore_subscription(id, &filter, grant, barrier);
         }
-        if is_passed || !left.is_empty() {
-            self.begin_arriving(id.id, is_passed.then_some((barrier, answers)), left);
+        if passed_by.is_some() || !left.is_empty() || !held.is_empty() {
+            let passed = passed_by.map(|by| Passed { by, barrier, answers });
+            self.begin_arriving(id.id, passed, left, held);
         }
         id.id
     }

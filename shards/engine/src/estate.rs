@@ -27,6 +27,8 @@ pub(crate) struct Estates {
     pub(crate) ghosts: HashMap<Box<str>, SessionRef>,
     /// What is being delivered comes by way of where the session was, and not directly.
     pub(crate) is_delivering: bool,
+    /// It comes out of the inbox of this round.
+    round: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -35,15 +37,20 @@ struct Round {
     heirs: HashSet<SessionRef>,
 }
 
+impl Estates {
+    /// The node out of whose inbox comes what is being delivered.
+    pub(crate) fn delivering(&self) -> Option<&str> {
+        self.rounds.get(&self.round?).map(|round| &*round.node)
+    }
+}
+
 impl Shard {
-    /// The session waits for what these nodes left, of one after the other: the first had it
-    /// first, and what it left is older.
-    pub(crate) fn begin_inheriting(&mut self, session: SessionRef, nodes: &[Box<str>]) {
-        let Some(node) = nodes.first() else { return };
+    /// The session waits for what this node left.
+    pub(crate) fn begin_inheriting(&mut self, session: SessionRef, node: Box<str>) {
         let waiting = self.estates.waiting.entry(node.clone()).or_default();
         waiting.push(session);
         if waiting.len() == 1 {
-            self.send_hub(Envelope::Owed { node: node.clone() });
+            self.send_hub(Envelope::Owed { node });
         }
     }
 
@@ -81,9 +88,10 @@ impl Shard {
             }
         });
         self.templates.reset();
-        self.estates.is_delivering = true;
+        (self.estates.is_delivering, self.estates.round) = (true, Some(round));
         self.deliver_merged(&mut matches, parcel, Origin::Node, None);
-        self.estates.is_delivering = false;
+        (self.estates.is_delivering, self.estates.round) = (false, None);
+        self.end_unkeeping();
         matches.clear();
         self.matches = matches;
     }

@@ -8,10 +8,11 @@
 //! out what came both ways. So nothing is lost, nothing comes twice, and one publisher's messages
 //! keep their order. Messages are told apart by the number they got where they were published.
 //!
-//! A session that its node did not hand over gets what that node left in its inbox (`estate`).
+//! A session that its node did not hand over gets what that node left in its inbox (`estate`); so
+//! does one whose old node dies before it has passed all on.
 //!
-//! What is held, and what was passed on and not yet delivered, is in memory only: a node that
-//! dies in the second after it was handed a session may lose of it what came in that second.
+//! If the new node dies meanwhile, the next one goes on: what is held is recorded as it comes, and
+//! what is passed on stays where it was passed to until it is recorded as queued ([`Kept`]).
 //!
 //! Scope: session, of QoS 1 and 2.
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use octopus_mqtt::QoS;
 
 use crate::barrier::Then;
-use crate::durable::{Change, DeliveryItem, RecordOp};
+use crate::durable::{Change, DeliveryItem, HeldRecord, Kept, RecordOp};
 use crate::envelope::SessionRef;
 use crate::event::Instant;
 use crate::message::{Dropped, Parcel};
@@ -40,6 +41,9 @@ const PASSING_MAX: Duration = Duration::from_secs(30);
 /// How long the new node, once known, waits for the last of them, if the old one is gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// Numbers of places for what one node holds of a session.
+const PLACES: u64 = 1 << 32;
+
 /// How long what was passed on may still come directly as well.
 const SETTLING_TIME: Duration = Duration::from_secs(5);
 
@@ -50,23 +54,118 @@ pub(crate) enum Moving {
     /// they were passed on to it here.
     Gone { passed: HashSet<u64>, until: Instant },
     /// It is here; what comes directly is held.
-    Arriving {
-        held: Vec<DeliveryItem>,
-        passed: HashSet<u64>,
-        evict: Option<u64>,
-        /// Its old node passes messages on.
-        is_passed: bool,
-        /// Nodes that have left something for it in their inboxes.
-        left: Vec<Box<str>>,
-    },
-    /// It is here; some of what was passed on may still come directly.
+    Arriving(Box<Arriving>),
+    /// It is here; some of what was passed on may still come directly, or the other way round.
     Settling { passed: HashSet<u64>, until: Instant },
 }
 
+/// A session that does not have all yet that comes by way of where it was.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    /// In the order of delivery; the first `held_before_count` of it is from before the session
+    /// came here.
+    held: Vec<HeldRecord>,
+    held_before_count: usize,
+    /// The node that held it: what that one left in its inbox is to be delivered behind it.
+    held_by: Option<Box<str>>,
+    place_before: u64,
+    place: u64,
+    /// Numbers of messages that it has.
+    has: HashSet<u64>,
+    /// Of these, numbers of those that may come directly as well.
+    passed: HashSet<u64>,
+    /// Numbers of those that came out of an inbox: they may be passed on as well.
+    inherited: HashSet<u64>,
+    evict: Option<u64>,
+    /// The node that passes messages on. It had the session before those in `left`.
+    passed_by: Option<Box<str>>,
+    /// Nodes that have left something for it in their inboxes, in the order they had it.
+    left: Vec<Box<str>>,
+}
+
+/// The old node of a session that passes messages on until every node knows where the session is:
+/// the barrier of what it is subscribed to, and the answers still to come.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub(crate) by: Box<str>,
+    pub(crate) barrier: u64,
+    pub(crate) answers: usize,
+}
+
 impl Moving {
-    /// - `has`: numbers of messages that the session has already.
-    fn arriving(has: HashSet<u64>, is_passed: bool, left: Vec<Box<str>>) -> Self {
-        Self::Arriving { held: Vec::new(), passed: has, evict: None, is_passed, left }
+    /// What waits behind what is still to come.
+    pub(crate) fn held(&self) -> &[HeldRecord] {
+        match self {
+            Self::Arriving(arriving) => &arriving.held,
+            Self::Gone { .. } | Self::Settling { .. } => &[],
+        }
+    }
+}
+
+impl Arriving {
+    /// - `held`: what came to it directly where it was arriving before it came here.
+    /// - `has`: numbers of messages that it has.
+    fn new(
+        held: Vec<HeldRecord>,
+        has: HashSet<u64>,
+        passed_by: Option<Box<str>>,
+        left: Vec<Box<str>>,
+    ) -> Self {
+        let place_before = held.last().map_or(0, |held| held.place);
+        Self {
+            held_before_count: held.len(),
+            // What comes out of the inbox there finds its places between these.
+            place: (place_before / PLACES + 1) * PLACES,
+            place_before,
+            held_by: left.last().filter(|_| !held.is_empty()).cloned(),
+            held,
+            passed: has.clone(),
+            has,
+            inherited: HashSet::new(),
+            evict: None,
+            passed_by,
+            left,
+        }
+    }
+
+    fn hold(&mut self, item: DeliveryItem) -> HeldRecord {
+        self.place += 1;
+        let held = HeldRecord { place: self.place, item };
+        self.held.push(held.clone());
+        held
+    }
+
+    /// Holds what the node had not taken in yet that held what is here from before.
+    fn hold_before(&mut self, item: DeliveryItem) -> HeldRecord {
+        self.place_before += 1;
+        let held = HeldRecord { place: self.place_before, item };
+        self.held.insert(self.held_before_count, held.clone());
+        self.held_before_count += 1;
+        held
+    }
+
+    fn position(&self, number: u64) -> Option<usize> {
+        let is_it = |held: &HeldRecord| number != 0 && held.item.message.id() == number;
+        self.held.iter().position(is_it)
+    }
+
+    /// It came directly where the session was arriving before it came here.
+    fn is_held_before(&self, number: u64) -> bool {
+        self.held_before_count > 0
+            && self.position(number).is_some_and(|index| index < self.held_before_count)
+    }
+
+    /// The session gets this message by way of where it was: takes it out if it is held.
+    fn take_held(&mut self, number: u64) -> Option<u64> {
+        let index = self.position(number);
+        let is_before = index.is_none_or(|index| index < self.held_before_count);
+        if is_before {
+            // It may come directly here as well.
+            self.passed.insert(number);
+        }
+        let index = index?;
+        self.held_before_count -= usize::from(is_before);
+        Some(self.held.remove(index).place)
     }
 }
 
@@ -80,20 +179,12 @@ impl Shard {
         retain: bool,
         extra: Option<&Extra>,
     ) -> bool {
-        let is_left = self.estates.is_delivering;
         let held_max = self.limits().queue_count_max as usize;
+        if self.estates.is_delivering {
+            return self.take_left(id, parcel, qos, retain, extra);
+        }
         let Some(session) = self.sessions.get_mut(id) else { return false };
         let Some(moving) = &mut session.moving else { return false };
-        if let Moving::Arriving { passed, .. } = &mut **moving
-            && is_left
-        {
-            let number = parcel.message().id();
-            let is_here = number != 0 && !passed.insert(number);
-            if is_here {
-                self.stats.ledger.deliver();
-            }
-            return is_here;
-        }
         if qos == QoS::AtMostOnce {
             let is_gone = matches!(**moving, Moving::Gone { .. });
             if is_gone {
@@ -101,36 +192,31 @@ impl Shard {
             }
             return is_gone;
         }
-        let extra = extra.cloned().unwrap_or_default();
-        let item = DeliveryItem {
-            message: parcel.message().clone(),
-            qos,
-            retain,
-            subscription_ids: extra.subscription_ids,
-            group: extra.group,
-        };
-        match &mut **moving {
-            Moving::Settling { passed, .. } => {
-                let is_late = passed.remove(&item.message.id());
-                if is_late {
-                    self.stats.ledger.deliver();
-                }
-                return is_late;
+        let number = parcel.message().id();
+        let is_here = match &mut **moving {
+            Moving::Settling { passed, .. } => passed.remove(&number),
+            Moving::Gone { passed, .. } => passed.remove(&number),
+            Moving::Arriving(arriving) => {
+                arriving.passed.remove(&number) || arriving.is_held_before(number)
             }
-            Moving::Gone { passed, .. } => {
-                if passed.remove(&item.message.id()) {
-                    self.stats.ledger.deliver();
-                    return true;
-                }
+        };
+        if is_here {
+            self.stats.ledger.deliver();
+            return true;
+        }
+        match &mut **moving {
+            Moving::Settling { .. } => return false,
+            Moving::Gone { .. } => {
                 let (client_id, epoch) = (session.client_id.clone(), session.epoch);
                 self.stats.ledger.forward();
-                let change = Change::Passed { item: Some(item) };
+                let change = Change::Passed { item: Some(item_of(parcel, qos, retain, extra)) };
                 self.send_promised(RecordOp { client_id, epoch, change });
             }
-            Moving::Arriving { held, .. } => {
-                held.push(item);
-                let is_full = held.len() >= held_max;
+            Moving::Arriving(arriving) => {
+                let held = arriving.hold(item_of(parcel, qos, retain, extra));
+                let is_full = arriving.held.len() >= held_max;
                 self.stats.ledger.queue();
+                self.record(id, || Change::Held(held));
                 if is_full {
                     // Nothing is lost by it; what is still to come may come out of order.
                     self.settle_in(id);
@@ -140,12 +226,54 @@ impl Shard {
         true
     }
 
+    /// Takes a message out of an inbox; `false` if it is to be delivered as any.
+    fn take_left(
+        &mut self,
+        id: SessionId,
+        parcel: &mut Parcel<'_>,
+        qos: QoS,
+        retain: bool,
+        extra: Option<&Extra>,
+    ) -> bool {
+        let node = self.estates.delivering();
+        let session = self.sessions.get_mut(id);
+        let Some(session) = session else { return false };
+        let Some(Moving::Arriving(arriving)) = session.moving.as_deref_mut() else { return false };
+        let number = parcel.message().id();
+        if number == 0 {
+            return false;
+        }
+        let is_behind = node.is_some() && arriving.held_by.as_deref() == node;
+        let is_here =
+            !arriving.has.insert(number) || is_behind && arriving.position(number).is_some();
+        if is_here {
+            self.stats.ledger.deliver();
+            return true;
+        }
+        if is_behind && qos > QoS::AtMostOnce {
+            let held = arriving.hold_before(item_of(parcel, qos, retain, extra));
+            self.stats.ledger.queue();
+            self.record(id, || Change::Held(held));
+            return true;
+        }
+        arriving.inherited.insert(number);
+        let (held, session) = (arriving.take_held(number), session.id);
+        if held.is_some() {
+            self.stats.ledger.unqueue();
+            self.begin_unkeeping(session, Kept { held, is_passed: false });
+        }
+        false
+    }
+
     /// The session is another node's from here on.
     pub(crate) fn begin_passing(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let time = if session.epoch == 0 { GHOST_TIME } else { PASSING_MAX };
         let until = self.now.after(time);
-        let passed = match session.moving.take().map(|moving| *moving) {
+        let moving = session.moving.take().map(|moving| *moving);
+        let held = moving.as_ref().map(Moving::held).unwrap_or_default();
+        held.iter().for_each(|_| self.stats.ledger.unqueue());
+        let passed = match moving {
             Some(Moving::Settling { passed, .. }) => passed,
             _ => HashSet::new(),
         };
@@ -192,14 +320,15 @@ impl Shard {
 
     /// The session came from a node that passes on what it still gets, or did not answer.
     ///
-    /// - `passed`: its node passes messages on, until every node knows where the session is: the
-    ///   barrier of what it is subscribed to, and the answers still to come.
+    /// - `passed`: its node passes messages on.
     /// - `left`: nodes it was taken from, whose inboxes it needs.
+    /// - `held`: what came directly where it was arriving before.
     pub(crate) fn begin_arriving(
         &mut self,
         id: SessionId,
-        passed: Option<(u64, usize)>,
+        passed: Option<Passed>,
         mut left: Vec<Box<str>>,
+        held: Vec<HeldRecord>,
     ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if !self.config.recorded.messages && !left.is_empty() {
@@ -209,23 +338,22 @@ impl Shard {
                 let change = Change::Inherited { node };
                 self.send_op(RecordOp { client_id: client_id.clone(), epoch, change });
             }
-            if passed.is_none() {
-                return;
-            }
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         let has = session.peek_deliveries().map(|deliveries| {
-            let numbers = deliveries.messages().map(|message| message.id());
+            let got = deliveries.once.iter().flat_map(|once| once.got());
+            let numbers = deliveries.messages().map(|message| message.id()).chain(got);
             numbers.filter(|&number| number != 0).collect()
         });
-        let has = has.unwrap_or_default();
-        let moving = Moving::arriving(has, passed.is_some(), left.clone());
-        session.moving = Some(Box::new(moving));
+        held.iter().for_each(|_| self.stats.ledger.queue());
+        let passed_by = passed.as_ref().map(|passed| passed.by.clone());
+        let arriving = Arriving::new(held, has.unwrap_or_default(), passed_by, left.clone());
+        session.moving = Some(Box::new(Moving::Arriving(Box::new(arriving))));
         let session = session.id;
-        if let Some((barrier, answers)) = passed {
+        if let Some(Passed { barrier, answers, .. }) = passed {
             self.wait(barrier, true, answers, Then::Known(session));
         }
-        self.begin_inheriting(session, &left);
+        self.go_on_arriving(id);
     }
 
     /// Every node knows that the session is here: its old node may stop.
@@ -241,7 +369,7 @@ impl Shard {
         let Some(session) = self.sessions.get_ref(id) else { return };
         match session.moving.as_deref() {
             None => {}
-            Some(Moving::Arriving { .. }) => self.was_passed(id.id),
+            Some(Moving::Arriving(_)) => self.was_not_passed(id.id),
             Some(Moving::Settling { until, .. }) if *until <= now => session.moving = None,
             Some(Moving::Gone { until, .. }) if *until <= now => {
                 let (client_id, epoch) = (session.client_id.clone(), session.epoch);
@@ -262,60 +390,98 @@ impl Shard {
     /// What the session's old node passes on; `None`: that was the last.
     pub(crate) fn passed_on(&mut self, client_id: &str, items: Vec<Option<DeliveryItem>>) {
         for item in items {
-            let Some(id) = self.sessions.find(client_id) else {
-                if let Some(item) = item {
+            match (self.sessions.find(client_id), item) {
+                (Some(id), Some(item)) => self.take_passed(id, item),
+                (Some(id), None) => self.was_passed(id),
+                (None, Some(item)) => {
                     self.drop_for_nobody(Dropped::SessionEnded, &item.message.parcel());
                 }
-                continue;
-            };
-            let Some(item) = item else {
-                self.was_passed(id);
-                continue;
-            };
-            let moving = self.sessions.get_mut(id).and_then(|session| session.moving.take());
-            let moving = moving.map(|mut moving| {
-                if let Moving::Arriving { passed, .. } = &mut *moving {
-                    passed.extend(Some(item.message.id()).filter(|&number| number != 0));
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn take_passed(&mut self, id: SessionId, item: DeliveryItem) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let (session_ref, number) = (session.id, item.message.id());
+        let mut kept = Kept { is_passed: true, held: None };
+        let mut moving = session.moving.take();
+        let is_here = match moving.as_deref_mut() {
+            Some(Moving::Arriving(arriving)) if number != 0 => {
+                let is_here = arriving.inherited.remove(&number);
+                if !is_here {
+                    kept.held = arriving.take_held(number);
+                    arriving.has.insert(number);
                 }
-                moving
-            });
+                is_here
+            }
+            Some(Moving::Settling { passed, .. }) => passed.remove(&number),
+            _ => false,
+        };
+        if kept.held.is_some() {
+            self.stats.ledger.unqueue();
+        }
+        self.begin_unkeeping(session_ref, kept);
+        if !is_here {
             self.estates.is_delivering = true;
             self.deliver_item(id, item);
             self.estates.is_delivering = false;
-            if let Some(session) = self.sessions.get_mut(id) {
-                session.moving = moving;
-            }
+        }
+        self.end_unkeeping();
+        if let Some(session) = self.sessions.get_ref(session_ref) {
+            session.moving = moving;
         }
     }
 
     /// The session's old node passes nothing on any more.
     fn was_passed(&mut self, id: SessionId) {
-        let moving = self.sessions.get_mut(id).and_then(|session| session.moving.as_deref_mut());
-        if let Some(Moving::Arriving { is_passed, .. }) = moving {
-            *is_passed = false;
-            self.arrived(id);
+        self.record_always(id, Change::Arrived { is_told: true });
+        if let Some((_, arriving)) = self.arriving(id)
+            && arriving.passed_by.take().is_some()
+        {
+            self.go_on_arriving(id);
         }
+    }
+
+    /// It has not said so in time. What it had not taken in and passed on is in its inbox.
+    fn was_not_passed(&mut self, id: SessionId) {
+        let is_kept = self.config.recorded.messages;
+        let Some((_, arriving)) = self.arriving(id) else { return };
+        let Some(node) = arriving.passed_by.take() else { return };
+        if is_kept && !node.is_empty() {
+            arriving.left.insert(0, node.clone());
+        }
+        self.record_always(id, Change::Arrived { is_told: false });
+        if !is_kept {
+            self.record_always(id, Change::Inherited { node });
+        }
+        self.go_on_arriving(id);
     }
 
     /// The session has all that was in the inbox of `node`.
     pub(crate) fn has_inherited(&mut self, id: SessionId, node: &str) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let session_ref = session.id;
-        if let Some(Moving::Arriving { left, .. }) = session.moving.as_deref_mut() {
-            left.retain(|name| **name != *node);
-            let left = left.clone();
-            self.begin_inheriting(session_ref, &left);
-            self.arrived(id);
+        if let Some((_, arriving)) = self.arriving(id) {
+            arriving.left.retain(|name| **name != *node);
+            self.go_on_arriving(id);
         }
     }
 
-    /// Settles if nothing comes any more by way of where the session was.
-    fn arrived(&mut self, id: SessionId) {
-        let moving = self.sessions.get(id).and_then(|session| session.moving.as_deref());
-        if let Some(Moving::Arriving { is_passed: false, left, .. }) = moving
-            && left.is_empty()
-        {
-            self.settle_in(id);
+    fn arriving(&mut self, id: SessionId) -> Option<(SessionRef, &mut Arriving)> {
+        let session = self.sessions.get_mut(id)?;
+        match session.moving.as_deref_mut() {
+            Some(Moving::Arriving(arriving)) => Some((session.id, arriving)),
+            _ => None,
+        }
+    }
+
+    /// What is passed on comes first, then what is in the inboxes of nodes, one by one; if nothing
+    /// comes any more by way of where the session was, it settles.
+    fn go_on_arriving(&mut self, id: SessionId) {
+        let Some((session, arriving)) = self.arriving(id) else { return };
+        match arriving.left.first().cloned() {
+            _ if arriving.passed_by.is_some() => {}
+            Some(node) => self.begin_inheriting(session, node),
+            None => self.settle_in(id),
         }
     }
 
@@ -324,19 +490,21 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let client_id = session.client_id.clone();
         let session_ref = session.id;
-        let Some(moving) = session.moving.take() else { return };
-        let Moving::Arriving { held, mut passed, evict, is_passed, left } = *moving else { return };
-        let comes_again = is_passed || !left.is_empty();
-        let mut delivered = Vec::new();
-        for item in held {
+        let Some(Moving::Arriving(arriving)) = session.moving.take().map(|moving| *moving) else {
+            return;
+        };
+        let Arriving { held, held_before_count, mut passed, inherited, evict, .. } = *arriving;
+        let comes_again = arriving.passed_by.is_some() || !arriving.left.is_empty();
+        for (index, HeldRecord { place, item }) in held.into_iter().enumerate() {
             self.stats.ledger.unqueue();
             let number = item.message.id();
-            if number == 0 || !passed.remove(&number) {
-                delivered.extend((comes_again && number != 0).then_some(number));
-                self.deliver_item(id, item);
-            }
+            self.begin_unkeeping(session_ref, Kept { is_passed: false, held: Some(place) });
+            self.deliver_item(id, item);
+            self.end_unkeeping();
+            let comes_again = comes_again || index < held_before_count;
+            passed.extend((comes_again && number != 0).then_some(number));
         }
-        passed.extend(delivered);
+        passed.extend(inherited);
         if let Some(session) = self.sessions.get_mut(id).filter(|_| !passed.is_empty()) {
             let until = self.now.after(SETTLING_TIME);
             session.moving = Some(Box::new(Moving::Settling { passed, until }));
@@ -349,14 +517,12 @@ impl Shard {
 
     /// Puts the handing over of a session off that has not arrived itself; `false` if it has.
     pub(crate) fn evict_later(&mut self, id: SessionId, epoch: u64) -> bool {
-        let Some(session) = self.sessions.get_mut(id) else { return false };
-        match session.moving.as_deref_mut() {
-            Some(Moving::Arriving { evict, .. }) => {
-                *evict = Some(epoch);
-                true
-            }
-            _ => false,
+        let arriving = self.arriving(id);
+        let is_arriving = arriving.is_some();
+        if let Some((_, arriving)) = arriving {
+            arriving.evict = Some(epoch);
         }
+        is_arriving
     }
 
     fn deliver_item(&mut self, id: SessionId, item: DeliveryItem) {
@@ -365,5 +531,16 @@ impl Shard {
         let extra = has_extra.then(|| Box::new(Extra { subscription_ids, group }));
         self.templates.reset();
         self.deliver(id, &mut message.parcel(), qos, retain, extra);
+    }
+}
+
+fn item_of(parcel: &mut Parcel<'_>, qos: QoS, retain: bool, extra: Option<&Extra>) -> DeliveryItem {
+    let extra = extra.cloned().unwrap_or_default();
+    DeliveryItem {
+        message: parcel.message().clone(),
+        qos,
+        retain,
+        subscription_ids: extra.subscription_ids,
+        group: extra.group,
     }
 }

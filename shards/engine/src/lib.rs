@@ -56,7 +56,8 @@ mod will;
 
 pub use acl::{Acl, Action, Rule, Verdict};
 pub use durable::{
-    Change, DeliveryItem, DeliveryRecord, DeliveryState, RecordOp, Recorded, SessionRecord,
+    Change, DeliveryItem, DeliveryRecord, DeliveryState, HeldRecord, Kept, RecordOp, Recorded,
+    SessionRecord,
 };
 pub use envelope::*;
 pub use event::*;

@@ -7,7 +7,7 @@
 use octopus_mqtt::{AckKind, PacketId, PublishWire, QoS, ReasonCode, encode_publish_raw};
 
 use crate::connection::Connection;
-use crate::durable::{Change, DeliveryItem, Promise};
+use crate::durable::{Change, DeliveryItem, Kept, Promise};
 use crate::envelope::SessionRef;
 use crate::event::Notice;
 use crate::inflight::{Inflight, Sent};
@@ -303,7 +303,7 @@ impl Shard {
         session.deliveries().push(item);
         self.stats.ledger.queue();
         if let Some(item) = recorded {
-            self.record(id, || Change::Queued { serial, item });
+            self.record(id, || Change::Queued { serial, item, kept: Kept::default() });
         }
         for oldest in displaced {
             self.stats.queue_bytes -= oldest.message.size() as u64;
@@ -393,7 +393,8 @@ impl Shard {
             return self.drop_for(id, Dropped::TooLarge, &mut item.message.parcel());
         }
         if is_new {
-            self.record(id, || Change::Queued { serial, item: (&item).into() });
+            let kept = Kept::default();
+            self.record(id, || Change::Queued { serial, item: (&item).into(), kept });
         }
         self.record(id, || Change::Published { serial, packet_id });
         let Some(session) = self.sessions.get_mut(id) else { return };

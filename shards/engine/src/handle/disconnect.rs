@@ -10,7 +10,6 @@ use crate::connection::{Phase, discards_will};
 use crate::durable::Change;
 use crate::envelope::{Envelope, GroupEvent, Peer, Presence, SessionRef};
 use crate::event::{ConnectionId, DisconnectReason, Notice, Output};
-use crate::handover::Moving;
 use crate::message::Dropped;
 use crate::recent::What;
 use crate::refusal::{ConnectRefused, Refusal};
@@ -265,8 +264,9 @@ impl Shard {
         let id = found.id;
         let filters = std::mem::take(&mut found.subscriptions);
         let deliveries = found.take_deliveries();
-        if let Some(Moving::Arriving { held, .. }) = found.moving.take().as_deref() {
-            held.iter().for_each(|_| self.stats.ledger.give_up(Dropped::SessionEnded));
+        if let Some(moving) = found.moving.take() {
+            let held = moving.held().iter();
+            held.for_each(|_| self.stats.ledger.give_up(Dropped::SessionEnded));
         }
         if let Some(found) = self.sessions.get(session) {
             self.record_end(found.epoch, found.client_id.clone());
@@ -296,8 +296,8 @@ impl Shard {
         for filter in filters {
             self.withdraw(filter, Subscriber::Session(session));
         }
-        if let Some(Moving::Arriving { held, .. }) = moving.as_deref() {
-            held.iter().for_each(|_| self.stats.ledger.unqueue());
+        if let Some(moving) = moving {
+            moving.held().iter().for_each(|_| self.stats.ledger.unqueue());
         }
         self.empty_session(session);
         self.sessions.remove(session);

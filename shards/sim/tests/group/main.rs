@@ -293,6 +293,73 @@ fn a_session_leaves_a_node_that_stands_still() {
     (0..SEEDS).for_each(|seed| run(seed, 5, Mishap::Pause));
 }
 
+/// Which nodes die while a session is on its way from the first to the second, in turn.
+#[derive(Clone, Copy, Debug)]
+enum Deaths {
+    /// The one it comes to, while messages are still passed on to it.
+    New,
+    /// The one that passes them on.
+    Old,
+    Both,
+    /// The one it was on, and then the one that takes it over, before it has all.
+    InTurn,
+}
+
+fn deaths_on_the_way(seed: u64, deaths: Deaths) {
+    let mut world = World::new(seed, 3);
+    let mut wanderer = Wanderer::new(&mut world);
+    let mut publishers =
+        [QoS::AtLeastOnce, QoS::ExactlyOnce].map(|qos| Publisher::new(&mut world, 2, qos));
+    let go_on = |world: &mut World, wanderer: &mut Wanderer, publishers: &mut [Publisher]| {
+        for _ in 0..world.random.below(3) {
+            traffic(world, publishers);
+            let count = world.random.below(8);
+            wanderer.take(world, count);
+        }
+    };
+    go_on(&mut world, &mut wanderer, &mut publishers);
+    if matches!(deaths, Deaths::InTurn) {
+        world.kill(0);
+        go_on(&mut world, &mut wanderer, &mut publishers);
+    }
+    wanderer.move_to(&mut world, 1);
+    go_on(&mut world, &mut wanderer, &mut publishers);
+    if matches!(deaths, Deaths::Old | Deaths::Both) {
+        world.kill(0);
+        go_on(&mut world, &mut wanderer, &mut publishers);
+    }
+    if !matches!(deaths, Deaths::Old) {
+        world.kill(1);
+        go_on(&mut world, &mut wanderer, &mut publishers);
+        wanderer.move_to(&mut world, 2);
+    }
+    go_on(&mut world, &mut wanderer, &mut publishers);
+    // What a dead node does not say is waited for.
+    (0..2).for_each(|_| settle(&mut world, &mut wanderer, &mut publishers));
+    rest(&mut world, &mut wanderer, &mut publishers);
+    check(seed, &wanderer, &publishers);
+}
+
+#[test]
+fn a_session_survives_the_death_of_the_node_it_comes_to() {
+    (0..SEEDS).for_each(|seed| deaths_on_the_way(seed, Deaths::New));
+}
+
+#[test]
+fn a_session_survives_the_death_of_the_node_that_passes_on_to_it() {
+    (0..SEEDS / 3).for_each(|seed| deaths_on_the_way(seed, Deaths::Old));
+}
+
+#[test]
+fn a_session_survives_the_death_of_both_nodes_it_is_between() {
+    (0..SEEDS / 3).for_each(|seed| deaths_on_the_way(seed, Deaths::Both));
+}
+
+#[test]
+fn a_session_survives_the_death_of_one_node_after_the_other() {
+    (0..SEEDS / 3).for_each(|seed| deaths_on_the_way(seed, Deaths::InTurn));
+}
+
 /// The group is at home on one shard and its member on another: what is acknowledged is safe
 /// there, or goes with the session.
 fn death_of_a_member(seed: u64, group: &str) {

@@ -19,12 +19,16 @@ pub(crate) struct Kept {
     lost: Vec<u64>,
     /// Who handed it over, and the epoch it had there.
     pub(crate) from: Option<(usize, u64)>,
+    /// Who passes messages on to it.
+    pub(crate) passing: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Redis {
     pub(crate) sessions: BTreeMap<String, Kept>,
     pub(crate) passed: BTreeMap<String, VecDeque<Option<DeliveryItem>>>,
+    /// What of it was read and not recorded.
+    pub(crate) taken: BTreeMap<String, VecDeque<Option<DeliveryItem>>>,
     last_epoch: u64,
 }
 
@@ -44,9 +48,17 @@ impl Redis {
         (kept.owner, kept.epoch) = (Some(owner), epoch);
         let record = before.map(|kept| {
             let left = kept.record.left.clone();
+            let passed_by = kept.passing.map(|by| match by == owner {
+                true => "".into(),
+                false => by.to_string().into(),
+            });
             let record = kept.handover.map_or(kept.record, |handover| *handover);
-            Box::new(SessionRecord { left, ..record })
+            Box::new(SessionRecord { left, passed_by, ..record })
         });
+        if let Some(taken) = self.taken.remove(client) {
+            let passed = self.passed.entry(client.to_owned()).or_default();
+            taken.into_iter().rev().for_each(|item| passed.push_front(item));
+        }
         (epoch, record)
     }
 
@@ -54,6 +66,13 @@ impl Redis {
     pub(crate) fn is_owed(&self, node: usize) -> bool {
         let name = node.to_string();
         self.sessions.values().any(|kept| kept.record.left.iter().any(|left| **left == *name))
+    }
+
+    /// What was passed on to a session; it is kept until it is recorded.
+    pub(crate) fn take_passed(&mut self, client: &str) -> Vec<Option<DeliveryItem>> {
+        let items: Vec<_> = self.passed.remove(client).unwrap_or_default().into();
+        self.taken.entry(client.to_owned()).or_default().extend(items.iter().cloned());
+        items
     }
 
     /// Who handed the session over; asked once.
@@ -83,9 +102,26 @@ impl Redis {
         if kept.owner != Some(owner) || kept.epoch != epoch {
             return false;
         }
-        if matches!(change, Change::Ended) {
-            self.sessions.remove(&client);
-            return true;
+        let taken = self.taken.entry(client.clone()).or_default();
+        match change {
+            Change::Ended => {
+                self.sessions.remove(&client);
+                return true;
+            }
+            Change::Queued { kept: from, .. } | Change::Unkept(from) => {
+                if from.is_passed {
+                    taken.pop_front();
+                }
+                kept.record.held.retain(|held| Some(held.place) != from.held);
+            }
+            Change::Arrived { is_told } => {
+                if is_told {
+                    taken.pop_front();
+                }
+                let old = kept.passing.take().filter(|&old| old != owner && !is_told);
+                kept.record.left.splice(..0, old.map(|old| old.to_string().into()));
+            }
+            _ => {}
         }
         if matches!(change, Change::Opened { .. } | Change::Away { .. }) {
             kept.handover = None;
@@ -105,7 +141,11 @@ fn fold(record: &mut SessionRecord, change: Change) {
             (record.expiry_s, record.ends_at, record.will_at) = (expiry_s, ends_at, will_at);
         }
         Change::WillGone => record.will = None,
-        Change::Known => {}
+        Change::Known | Change::Unkept(_) | Change::Arrived { .. } => {}
+        Change::Held(held) => {
+            record.held.push(held);
+            record.held.sort_by_key(|held| held.place);
+        }
         Change::Subscribed { filter, grant } => {
             record.subscriptions.retain(|(known, _)| *known != filter);
             record.subscriptions.push((filter, grant));
@@ -113,7 +153,7 @@ fn fold(record: &mut SessionRecord, change: Change) {
         Change::Unsubscribed { filter } => {
             record.subscriptions.retain(|(known, _)| *known != filter);
         }
-        Change::Queued { serial, item } => {
+        Change::Queued { serial, item, .. } => {
             let state = DeliveryState::Queued;
             record.deliveries.push(DeliveryRecord { serial, state, item: Some(item) });
         }

@@ -232,6 +232,7 @@ impl World {
         let client_id = client.as_str().into();
         let adopted = Adopted { client_id, epoch, record: record.unwrap_or_default() };
         self.send_home(heir, &client, Envelope::Adopt(Box::new(adopted)));
+        self.calls.insert(client);
     }
 
     /// The node does nothing until [`Self::resume`]; others may take its sessions.
@@ -291,6 +292,7 @@ impl World {
             && self.inboxes.iter().enumerate().all(is_read)
             && self.rounds.is_empty()
             && self.redis.passed.values().all(VecDeque::is_empty)
+            && self.redis.taken.values().all(VecDeque::is_empty)
     }
 
     pub(crate) fn collect(&mut self) {
@@ -396,7 +398,7 @@ impl World {
         let kept = self.redis.sessions.get_mut(&*client_id);
         if let Some(kept) = kept.filter(|kept| (kept.owner, kept.epoch) == (Some(node), epoch)) {
             (kept.owner, kept.handover) = (None, record);
-            kept.from = Some((node, epoch));
+            (kept.from, kept.passing) = (Some((node, epoch)), Some(node));
         }
         let (freed, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
@@ -520,8 +522,8 @@ impl World {
             // The next claim looks again.
             return;
         };
-        let Some(items) = self.redis.passed.remove(&client) else { return };
-        let envelope = Envelope::Pass { client_id: client.as_str().into(), items: items.into() };
+        let items = self.redis.take_passed(&client);
+        let envelope = Envelope::Pass { client_id: client.as_str().into(), items };
         self.send_home(owner, &client, envelope);
     }
 }
