@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -181,6 +182,18 @@ impl Drop for Process {
         // It may be gone already; then there is nothing to kill and only to wait.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A port for what starts again on it: none of those that the system gives away meanwhile.
+pub(crate) fn lasting_port() -> u16 {
+    static LAST: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id() as u16 % 32 * 256).wrapping_add(number) % 10_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
     }
 }
 
