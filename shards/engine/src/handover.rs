@@ -74,7 +74,7 @@ pub(crate) struct Arriving {
     has: HashSet<u64>,
     /// Of these, numbers of those that may come directly as well.
     passed: HashSet<u64>,
-    /// Numbers of those that came out of an inbox: they may be passed on as well.
+    /// Numbers of those that came out of an inbox, or were held: they may be passed on as well.
     inherited: HashSet<u64>,
     evict: Option<u64>,
     /// The node that passes messages on. It had the session before those in `left`.
@@ -218,8 +218,7 @@ impl Shard {
                 self.stats.ledger.queue();
                 self.record(id, || Change::Held(held));
                 if is_full {
-                    // Nothing is lost by it; what is still to come may come out of order.
-                    self.settle_in(id);
+                    self.make_room(id);
                 }
             }
         }
@@ -485,25 +484,17 @@ impl Shard {
         }
     }
 
-    /// Delivers what was held and is new.
+    /// Nothing more comes by way of where the session was: delivers what was held.
     fn settle_in(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let client_id = session.client_id.clone();
         let session_ref = session.id;
-        let Some(Moving::Arriving(arriving)) = session.moving.take().map(|moving| *moving) else {
+        let Some(Moving::Arriving(mut arriving)) = session.moving.take().map(|moving| *moving)
+        else {
             return;
         };
-        let Arriving { held, held_before_count, mut passed, inherited, evict, .. } = *arriving;
-        let comes_again = arriving.passed_by.is_some() || !arriving.left.is_empty();
-        for (index, HeldRecord { place, item }) in held.into_iter().enumerate() {
-            self.stats.ledger.unqueue();
-            let number = item.message.id();
-            self.begin_unkeeping(session_ref, Kept { is_passed: false, held: Some(place) });
-            self.deliver_item(id, item);
-            self.end_unkeeping();
-            let comes_again = comes_again || index < held_before_count;
-            passed.extend((comes_again && number != 0).then_some(number));
-        }
+        self.deliver_held(id, &mut arriving);
+        let Arriving { mut passed, inherited, evict, .. } = *arriving;
         passed.extend(inherited);
         if let Some(session) = self.sessions.get_mut(id).filter(|_| !passed.is_empty()) {
             let until = self.now.after(SETTLING_TIME);
@@ -512,6 +503,40 @@ impl Shard {
         }
         if let Some(epoch) = evict {
             self.evict(client_id, epoch);
+        }
+    }
+
+    /// More than that is not held: it is delivered, and what is still to come by way of where the
+    /// session was comes behind it, out of order.
+    fn make_room(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let session_ref = session.id;
+        let mut moving = session.moving.take();
+        if let Some(Moving::Arriving(arriving)) = moving.as_deref_mut() {
+            self.deliver_held(id, arriving);
+        }
+        if let Some(session) = self.sessions.get_ref(session_ref) {
+            session.moving = moving;
+        }
+    }
+
+    fn deliver_held(&mut self, id: SessionId, arriving: &mut Arriving) {
+        let Some(session) = self.sessions.get(id).map(|session| session.id) else { return };
+        let before_count = std::mem::take(&mut arriving.held_before_count);
+        let held = std::mem::take(&mut arriving.held);
+        for (index, HeldRecord { place, item }) in held.into_iter().enumerate() {
+            self.stats.ledger.unqueue();
+            let number = item.message.id();
+            self.begin_unkeeping(session, Kept { is_passed: false, held: Some(place) });
+            self.deliver_item(id, item);
+            self.end_unkeeping();
+            if number != 0 {
+                arriving.has.insert(number);
+                arriving.inherited.insert(number);
+            }
+            if number != 0 && index < before_count {
+                arriving.passed.insert(number);
+            }
         }
     }
 

@@ -473,3 +473,26 @@ fn a_shared_group_and_what_is_retained_are_not_left_out() {
     };
     assert!(told.iter().any(is_replay), "{told:?}");
 }
+
+#[test]
+fn a_session_that_holds_all_it_may_goes_on_arriving() {
+    let (passed_by, left) = (Some("old".into()), vec!["dead".into()]);
+    let mut bench =
+        Bench::new(CONNECT_311, Some(SessionRecord { passed_by, left, ..subscriber() }));
+    bench.taken();
+    let held_max = u64::from(octopus_engine::Limits::default().queue_count_max);
+    let mut queued = 0;
+    for number in 1..=held_max {
+        let told = bench.deliver(number, false);
+        let is_queued = |change: &&&Change| matches!(change, Change::Queued { .. });
+        queued += told.changes().iter().filter(is_queued).count() as u64;
+    }
+    assert_eq!(queued, held_max, "what was held is not delivered");
+    // Passed on as well, and then no more: what the dead node left is still to come.
+    let items = vec![Some(item(1)), None];
+    let told = bench.hub(Envelope::Pass { client_id: "c".into(), items });
+    assert!(matches!(told.changes()[..], [Change::Unkept(_), Change::Arrived { is_told: true }]));
+    let is_owed =
+        |envelope: &Envelope| matches!(envelope, Envelope::Owed { node } if **node == *"dead");
+    assert!(told.hub.iter().any(is_owed), "{told:?}");
+}
