@@ -16,7 +16,7 @@ use std::{
 
 use libtest_mimic::Failed;
 
-use crate::harness::broker::{Process, free_port, lasting_port};
+use crate::harness::broker::{Process, free_port};
 
 /// How long what must come may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
@@ -106,7 +106,7 @@ impl Redis {
         let name = format!("octopus-cluster-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory)?;
-        let port = lasting_port();
+        let port = free_port();
         let child = spawn(&command, address, port, &directory, has_log, bus)?;
         let others = Vec::new();
         Ok(Self { command, address, port, directory, has_log, bus, others, child })

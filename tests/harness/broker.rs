@@ -185,8 +185,9 @@ impl Drop for Process {
     }
 }
 
-/// A port for what starts again on it: none of those that the system gives away meanwhile.
-pub(crate) fn lasting_port() -> u16 {
+/// A port of the loopback for a process that is to start: none of those that the system gives away
+/// meanwhile, and each once.
+pub(crate) fn free_port() -> u16 {
     static LAST: AtomicU16 = AtomicU16::new(0);
     loop {
         let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -195,10 +196,4 @@ pub(crate) fn lasting_port() -> u16 {
             return port;
         }
     }
-}
-
-/// A port that was free a moment ago, for programs that cannot choose one themselves.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has ports");
-    listener.local_addr().expect("a bound socket has an address").port()
 }

@@ -21,7 +21,7 @@ use super::{
     record::{Event, History, What},
     relay::Relay,
 };
-use crate::harness::broker::{Process, lasting_port};
+use crate::harness::broker::{Process, free_port};
 
 /// Names of the nodes.
 pub(crate) const NODES: [&str; 3] = ["A", "B", "C"];
@@ -100,7 +100,7 @@ impl Node {
         wire: Option<Relay>,
         has_door: bool,
     ) -> Result<Self, Failed> {
-        let address = SocketAddr::from((place.address, lasting_port()));
+        let address = SocketAddr::from((place.address, free_port()));
         let door = has_door.then(|| Relay::to(address)).transpose()?;
         let mut settings: Vec<String> = SETTINGS.iter().map(|&text| text.to_owned()).collect();
         settings.push(format!("--broker.id={name}"));
