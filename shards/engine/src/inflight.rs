@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
-use octopus_mqtt::{PacketId, QoS};
+use octopus_mqtt::{AckKind, PLAIN_ACK_BYTES, PacketId, QoS, plain_ack};
 
 use crate::message::Message;
 use crate::run::MessageRun;
@@ -55,6 +55,14 @@ pub(crate) struct SentRun {
     pub(crate) size: usize,
 }
 
+/// Messages that were in flight and are not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acknowledged {
+    pub(crate) count: usize,
+    /// What was kept of them: topics plus payloads.
+    pub(crate) bytes: usize,
+}
+
 impl SentRun {
     /// What is left of it, message by message.
     fn messages(&self) -> impl Iterator<Item = Inflight> {
@@ -79,7 +87,17 @@ pub(crate) fn next_packet_id(last: u16) -> PacketId {
 
 /// Serials as well.
 pub(crate) fn next_serial(serial: u32) -> u32 {
-    serial.checked_add(1).unwrap_or(1)
+    serial_after(serial, 1)
+}
+
+/// The one that comes so many later.
+pub(crate) fn serial_after(serial: u32, count: u32) -> u32 {
+    serial.checked_add(count).unwrap_or_else(|| serial.wrapping_add(count) + 1)
+}
+
+#[inline]
+fn plain_puback(packet_id: PacketId) -> [u8; PLAIN_ACK_BYTES] {
+    plain_ack(AckKind::PubAck, packet_id.get().to_be_bytes())
 }
 
 impl Sent {
@@ -162,15 +180,19 @@ impl Inflights {
         self.runs.push_back(run);
     }
 
-    /// Takes the oldest message out if this PUBACK is for it, and if it takes no more than that:
-    /// nobody picked the client for it. Tells how many bytes were kept for it.
+    /// Takes out the oldest messages that the PUBACKs at the front are for, in order, and that
+    /// take no more than that: nobody picked the client for them. One, or so many of one run;
+    /// `None` if the first PUBACK is not for the oldest.
     #[inline]
-    pub(crate) fn acknowledge(&mut self, packet_id: [u8; 2]) -> Option<usize> {
-        let bytes = match self.list.front() {
-            None => self.acknowledge_of_run(packet_id)?,
+    pub(crate) fn acknowledge(
+        &mut self,
+        answers: &[[u8; PLAIN_ACK_BYTES]],
+    ) -> Option<Acknowledged> {
+        let done = match self.list.front() {
+            None => self.acknowledge_of_run(answers)?,
             Some(oldest) => {
                 let Sent::Published(item) = &oldest.state else { return None };
-                let is_meant = oldest.packet_id.get().to_be_bytes() == packet_id
+                let is_meant = *answers.first()? == plain_puback(oldest.packet_id)
                     && item.qos == QoS::AtLeastOnce
                     && item.extra.is_none();
                 if !is_meant {
@@ -178,28 +200,35 @@ impl Inflights {
                 }
                 let bytes = item.message.size();
                 self.list.pop_front();
-                bytes
+                Acknowledged { count: 1, bytes }
             }
         };
-        self.bytes -= bytes;
-        Some(bytes)
+        self.bytes -= done.bytes;
+        Some(done)
     }
 
     #[inline]
-    fn acknowledge_of_run(&mut self, packet_id: [u8; 2]) -> Option<usize> {
+    fn acknowledge_of_run(&mut self, answers: &[[u8; PLAIN_ACK_BYTES]]) -> Option<Acknowledged> {
         let run = self.runs.front_mut()?;
-        if run.packet_id.get().to_be_bytes() != packet_id {
+        let mut count = 0;
+        for answer in answers.iter().take(run.left) {
+            if *answer != plain_puback(run.packet_id) {
+                break;
+            }
+            run.packet_id = next_packet_id(run.packet_id.get());
+            count += 1;
+        }
+        if count == 0 {
             return None;
         }
-        let size = run.size;
-        (run.packet_id, run.serial) =
-            (next_packet_id(run.packet_id.get()), next_serial(run.serial));
-        run.left -= 1;
-        self.run_count -= 1;
+        run.serial = serial_after(run.serial, count as u32);
+        run.left -= count;
+        self.run_count -= count;
+        let bytes = count * run.size;
         if run.left == 0 {
             self.runs.pop_front();
         }
-        Some(size)
+        Some(Acknowledged { count, bytes })
     }
 
     pub(crate) fn remove(&mut self, index: usize) -> Option<Inflight> {

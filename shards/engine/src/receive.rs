@@ -149,7 +149,7 @@ impl Shard {
         if frame.first == run::PUBACK {
             return Ok(self.pubacks(id, bytes));
         }
-        let bytes_max = run::ACKNOWLEDGED_BYTES_MAX;
+        let bytes_max = run::acknowledged_bytes_max(frame.len);
         let run = PublishRun::cut(bytes, frame, version, packet_size_max, bytes_max);
         let Some(run) = run else { return Ok(0) };
         let len = run.bytes().len();

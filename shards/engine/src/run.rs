@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use octopus_mqtt::{
-    AckKind, MessageProperties, PacketId, PacketType, PublishRun, QoS, ReasonCode, RunPacket,
-    RunPackets, RunShape, TopicName, Version,
+    AckKind, MessageProperties, PLAIN_ACK_BYTES, PacketType, PublishRun, QoS, ReasonCode,
+    RunPackets, RunShape, TopicName, Version, plain_ack,
 };
 
 use crate::envelope::{Envelope, ShardId};
-use crate::event::{ConnectionId, Instant};
+use crate::event::{ConnectionId, Instant, OutBuffer};
 use crate::handle::publish::{has_more_levels, may_publish};
 use crate::inflight::{Inflight, Sent, SentRun, next_packet_id};
 use crate::interest::PeerSet;
@@ -29,11 +29,13 @@ use crate::subscriptions::{Grant, SessionId, Subscriber};
 
 /// The first byte of every PUBACK.
 pub(crate) const PUBACK: u8 = (PacketType::PubAck as u8) << 4;
-/// Bytes of one that says nothing but its Packet Identifier.
-const PUBACK_BYTES: usize = 4;
 
-/// Bytes of a run of QoS 1: as long as one of its messages is not acknowledged, all are kept.
-pub(crate) const ACKNOWLEDGED_BYTES_MAX: usize = 4096;
+/// Bytes that a run of QoS 1 may have if its first packet has so many: as long as one of its
+/// messages is not acknowledged, all are kept. A page of small packets or eight large ones, whose
+/// places must fit in a `u16`.
+pub(crate) fn acknowledged_bytes_max(packet_len: usize) -> usize {
+    (8 * packet_len).clamp(4096, u16::MAX.into())
+}
 
 /// A run that is kept: on the mesh, or until its messages are acknowledged. Cloning it is one
 /// reference count.
@@ -158,6 +160,7 @@ impl Shard {
         true
     }
 
+    #[inline(never)]
     fn acknowledge_run(&mut self, id: ConnectionId, run: &PublishRun<'_>, reached: usize) {
         let reason = match reached {
             0 => ReasonCode::NoMatchingSubscribers,
@@ -167,13 +170,18 @@ impl Shard {
             return;
         };
         let Some(out) = self.out(id) else { return };
-        out.reserve(PUBACK_BYTES * run.shape().count);
-        let is_plain = manner.version < Version::V5 || reason == ReasonCode::Success;
-        for packet_id in run.packets().filter_map(|packet| packet.packet_id) {
-            if is_plain {
-                let [high, low] = packet_id.get().to_be_bytes();
-                out.extend_from_slice(&[PUBACK, 2, high, low]);
-            } else {
+        if manner.version < Version::V5 || reason == ReasonCode::Success {
+            let start = out.len();
+            out.resize(start + PLAIN_ACK_BYTES * run.shape().count, 0);
+            let mut answers = out[start..].as_chunks_mut().0.iter_mut();
+            let bytes = run.bytes();
+            run.each_packet_id_at(|at| {
+                if let (Some(answer), Some(id)) = (answers.next(), bytes[at..].first_chunk()) {
+                    *answer = plain_ack(AckKind::PubAck, *id);
+                }
+            });
+        } else {
+            for packet_id in run.packets().filter_map(|packet| packet.packet_id) {
                 manner.put_ack(out, AckKind::PubAck, packet_id, reason);
             }
         }
@@ -197,20 +205,19 @@ impl Shard {
         }
         let deliveries = found.deliveries_if_any().filter(|deliveries| deliveries.unsent == 0);
         let Some(deliveries) = deliveries else { return 0 };
+        let (answers, _) = bytes.as_chunks();
         let mut count = 0;
-        for packet in bytes.chunks_exact(PUBACK_BYTES) {
-            let [PUBACK, 2, high, low] = *packet else { break };
-            let Some(message_bytes) = deliveries.inflight.acknowledge([high, low]) else { break };
-            self.stats.inflight_bytes -= message_bytes as u64;
-            count += 1;
+        while let Some(done) = deliveries.inflight.acknowledge(&answers[count..]) {
+            self.stats.inflight_bytes -= done.bytes as u64;
+            count += done.count;
         }
         if count > 0 {
-            self.stats.packets_received += count;
-            self.stats.inflight -= count;
-            self.stats.ledger.settle_all(count);
+            self.stats.packets_received += count as u64;
+            self.stats.inflight -= count as u64;
+            self.stats.ledger.settle_all(count as u64);
             self.pump(session);
         }
-        count as usize * PUBACK_BYTES
+        count * PLAIN_ACK_BYTES
     }
 
     /// Takes a run from another shard.
@@ -248,7 +255,8 @@ impl Shard {
         }
         self.latency.hop = Some(origin.hop());
         let mut reached = matches.len();
-        let is_shared = reached > 1 && parcel.run.bytes().len() >= self.limits().shared_payload_min;
+        let is_worth_it = reached > 1 || parcel.owned.is_some();
+        let is_shared = is_worth_it && parcel.run.bytes().len() >= self.limits().shared_payload_min;
         matches.retain(|&(subscriber, grant)| {
             !self.deliver_run(subscriber, grant, parcel, publisher, is_shared)
         });
@@ -314,7 +322,9 @@ impl Shard {
         let out = lend(connection, &mut self.spare);
         if qos == QoS::AtLeastOnce {
             let run = parcel.owned().clone();
-            send_run(run, &parcel.run, size, out, session.deliveries());
+            let is_shared = payload_bytes >= count * limits.shared_payload_min;
+            connection.shared_len +=
+                send_run(run, size, &mut connection.out, session.deliveries(), is_shared);
             self.stats.inflight += count as u64;
             self.stats.inflight_bytes += size as u64;
             self.stats.ledger.queue_all(count as u64);
@@ -368,39 +378,61 @@ impl Shard {
 }
 
 /// Writes a run of QoS 1 with Packet Identifiers of this session's, and notes its messages as
-/// sent.
+/// sent. Tells how many bytes of payload were not copied.
 ///
 /// - `size`: topic plus payload bytes of all of them.
+/// - `is_shared`: its payloads are large enough to be sent from where they are kept.
 fn send_run(
     kept: MessageRun,
-    run: &PublishRun<'_>,
     size: usize,
-    out: &mut Vec<u8>,
+    out: &mut OutBuffer,
     deliveries: &mut Deliveries,
-) {
-    let start = out.len();
-    out.extend_from_slice(run.bytes());
-    let written = &mut out[start..];
-    let mut write_id = |packet: &RunPacket<'_>, packet_id: PacketId| {
-        let place = packet.packet_id_at..packet.packet_id_at + 2;
-        written[place].copy_from_slice(&packet_id.get().to_be_bytes());
+    is_shared: bool,
+) -> usize {
+    let RunShape { count, is_even, payload_bytes, .. } = kept.0.shape;
+    let numbers = if is_even { deliveries.next_numbers(count) } else { None };
+    let Some((packet_id, serial)) = numbers else {
+        send_each(&kept, &mut out.bytes, deliveries);
+        return 0;
     };
-    let RunShape { count, is_even, .. } = run.shape();
-    if is_even && let Some((packet_id, serial)) = deliveries.next_numbers(count) {
-        let mut next = packet_id;
+    let run = PublishRun::of(kept.bytes(), kept.0.shape);
+    let mut next = packet_id;
+    let mut next_id = || {
+        let id = next.get();
+        next = next_packet_id(id);
+        id.to_be_bytes()
+    };
+    if is_shared {
+        let mut start = 0;
         for packet in run.packets() {
-            write_id(&packet, next);
-            next = next_packet_id(next.get());
+            let id_at = out.bytes.len() + packet.packet_id_at - start;
+            out.bytes.extend_from_slice(&run.bytes()[start..packet.payload_at]);
+            out.bytes[id_at..id_at + 2].copy_from_slice(&next_id());
+            start = packet.payload_at + packet.payload.len();
+            out.shared.push((out.bytes.len(), kept.bytes().slice(packet.payload_at..start)));
         }
-        let run = SentRun { run: kept, packet_id, serial, left: count, size: size / count };
-        return deliveries.inflight.push_run(run);
+    } else {
+        let start = out.bytes.len();
+        out.bytes.extend_from_slice(run.bytes());
+        let written = &mut out.bytes[start..];
+        run.each_packet_id_at(|at| written[at..at + 2].copy_from_slice(&next_id()));
     }
-    for packet in run.packets() {
+    let run = SentRun { run: kept, packet_id, serial, left: count, size: size / count };
+    deliveries.inflight.push_run(run);
+    if is_shared { payload_bytes } else { 0 }
+}
+
+/// As `send_run`, for what has no numbers one after the other: each message is noted by itself.
+fn send_each(kept: &MessageRun, out: &mut Vec<u8>, deliveries: &mut Deliveries) {
+    let start = out.len();
+    out.extend_from_slice(kept.bytes());
+    for packet in kept.packets() {
         let packet_id = deliveries.next_packet_id().expect(QUOTA_LEAVES_IDS);
-        write_id(&packet, packet_id);
+        let id_at = start + packet.packet_id_at;
+        out[id_at..id_at + 2].copy_from_slice(&packet_id.get().to_be_bytes());
         let serial = deliveries.next_serial();
         let (qos, retain, extra) = (QoS::AtLeastOnce, false, None);
-        let message = Message::of_run(&kept, packet.payload_at, packet.payload.len());
+        let message = Message::of_run(kept, packet.payload_at, packet.payload.len());
         let item = Queued { message, qos, retain, serial, extra };
         deliveries.inflight.push(Inflight { packet_id, serial, state: Sent::Published(item) });
     }

@@ -13,7 +13,7 @@ use octopus_mqtt::{PacketId, QoS};
 use crate::envelope::SessionRef;
 use crate::event::{ConnectionId, Instant};
 use crate::handover::Moving;
-use crate::inflight::{Inflights, Sent, next_packet_id, next_serial};
+use crate::inflight::{Inflights, Sent, next_packet_id, next_serial, serial_after};
 use crate::message::Message;
 use crate::once::Once;
 use crate::slots::Slots;
@@ -227,8 +227,7 @@ impl Deliveries {
         }
         let first = (next_packet_id(self.last_packet_id), self.next_serial());
         self.last_packet_id = ((last + count - 1) % IDS + 1) as u16;
-        let serial = u64::from(first.1) + count as u64 - 2;
-        self.last_serial = (serial % u64::from(u32::MAX) + 1) as u32;
+        self.last_serial = serial_after(first.1, count as u32 - 1);
         Some(first)
     }
 

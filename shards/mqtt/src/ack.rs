@@ -75,6 +75,18 @@ impl Ack<'_> {
     }
 }
 
+/// Bytes of an acknowledgement that says nothing but its Packet Identifier.
+pub const PLAIN_ACK_BYTES: usize = 4;
+
+/// That acknowledgement.
+///
+/// - `packet_id`: as on the wire.
+#[inline]
+pub const fn plain_ack(kind: AckKind, packet_id: [u8; 2]) -> [u8; PLAIN_ACK_BYTES] {
+    let [high, low] = packet_id;
+    [kind.first(), 2, high, low]
+}
+
 /// Appends an acknowledgement, in the shortest form that says it: four bytes before version 5
 /// and for Success without properties.
 #[inline]
@@ -89,7 +101,7 @@ pub fn encode_ack(
     let [high, low] = packet_id.get().to_be_bytes();
     let plain = reason == ReasonCode::Success && properties.is_empty();
     if plain || version < Version::V5 {
-        out.extend_from_slice(&[kind.first(), 2, high, low]);
+        out.extend_from_slice(&plain_ack(kind, [high, low]));
     } else if properties.is_empty() {
         out.extend_from_slice(&[kind.first(), 3, high, low, reason as u8]);
     } else {

@@ -32,7 +32,7 @@ mod fuzz;
 mod reader;
 mod writer;
 
-pub use ack::{AckKind, encode_ack};
+pub use ack::{AckKind, PLAIN_ACK_BYTES, encode_ack, plain_ack};
 pub use codec::{PINGREQ, PINGRESP, decode};
 pub use connect::decode_connect;
 pub use error::DecodeError;
