@@ -52,8 +52,16 @@ const INLINE_BYTES: usize = 110;
 
 #[derive(Debug)]
 enum Text {
-    Inline { len: u8, bytes: [u8; INLINE_BYTES] },
+    Inline {
+        len: u8,
+        bytes: [u8; INLINE_BYTES],
+    },
     Shared(Bytes),
+    /// The payload lies where it was received.
+    Apart {
+        head: Box<[u8]>,
+        payload: Bytes,
+    },
 }
 
 impl Text {
@@ -73,10 +81,20 @@ impl Text {
         Self::Inline { len: len as u8, bytes }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Self::Inline { len, .. } => usize::from(*len),
+            Self::Shared(bytes) => bytes.len(),
+            Self::Apart { head, payload } => head.len() + payload.len(),
+        }
+    }
+
+    /// Begins with topic and properties; ends with the payload, unless that lies apart.
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Inline { len, bytes } => &bytes[..usize::from(*len)],
             Self::Shared(bytes) => bytes,
+            Self::Apart { head, .. } => head,
         }
     }
 }
@@ -84,6 +102,21 @@ impl Text {
 impl Inner {
     fn payload_at(&self) -> usize {
         usize::from(self.topic_len) + self.properties_len as usize
+    }
+
+    fn payload(&self) -> &[u8] {
+        match &self.text {
+            Text::Apart { payload, .. } => payload,
+            text => &text.bytes()[self.payload_at()..],
+        }
+    }
+
+    fn payload_shared(&self) -> Bytes {
+        match &self.text {
+            Text::Inline { .. } => Bytes::copy_from_slice(self.payload()),
+            Text::Shared(bytes) => bytes.slice(self.payload_at()..),
+            Text::Apart { payload, .. } => payload.clone(),
+        }
     }
 }
 
@@ -118,10 +151,20 @@ impl Message {
     /// A message of these parts.
     pub fn from_parts(parts: &MessageParts<'_>) -> Self {
         let topic = parts.topic.as_str().as_bytes();
+        Self::with_text(parts, Text::of([topic, parts.properties, parts.payload]))
+    }
+
+    /// As `from_parts`, but the payload is not copied: it is a part of `packet`, which is kept.
+    fn from_packet(parts: &MessageParts<'_>, packet: &Bytes) -> Self {
+        let head = [parts.topic.as_str().as_bytes(), parts.properties].concat().into();
+        Self::with_text(parts, Text::Apart { head, payload: packet.slice_ref(parts.payload) })
+    }
+
+    fn with_text(parts: &MessageParts<'_>, text: Text) -> Self {
         let (retain, again) = (u8::from(parts.retain) * RETAIN, u8::from(parts.is_again) * AGAIN);
         Self(Body::Own(Arc::new(Inner {
-            text: Text::of([topic, parts.properties, parts.payload]),
-            topic_len: topic.len() as u16,
+            text,
+            topic_len: parts.topic.as_str().len() as u16,
             properties_len: parts.properties.len() as u32,
             qos: parts.qos,
             flags: retain | again,
@@ -178,7 +221,7 @@ impl Message {
 
     pub fn payload(&self) -> &[u8] {
         match &self.0 {
-            Body::Own(own) => &own.text.bytes()[own.payload_at()..],
+            Body::Own(own) => own.payload(),
             Body::OfRun { run, payload_at, payload_len } => {
                 &run.bytes()[usize::from(*payload_at)..][..usize::from(*payload_len)]
             }
@@ -188,10 +231,7 @@ impl Message {
     /// The payload, shared with this message unless it is short.
     pub fn payload_shared(&self) -> Bytes {
         match &self.0 {
-            Body::Own(own) => match &own.text {
-                Text::Inline { .. } => Bytes::copy_from_slice(self.payload()),
-                Text::Shared(bytes) => bytes.slice(own.payload_at()..),
-            },
+            Body::Own(own) => own.payload_shared(),
             Body::OfRun { run, payload_at, payload_len } => {
                 let at = usize::from(*payload_at);
                 run.bytes().slice(at..at + usize::from(*payload_len))
@@ -264,7 +304,7 @@ impl Message {
     /// Topic plus payload, the size limits are counted in.
     pub fn size(&self) -> usize {
         match &self.0 {
-            Body::Own(own) => own.text.bytes().len() - own.properties_len as usize,
+            Body::Own(own) => own.text.len() - own.properties_len as usize,
             Body::OfRun { run, payload_len, .. } => {
                 run.topic_bytes().len() + usize::from(*payload_len)
             }
@@ -364,28 +404,42 @@ impl<'a> Parcel<'a> {
 
     /// The owned form; made once, then shared.
     pub(crate) fn message(&mut self) -> &Message {
-        self.message.get_or_insert_with(|| {
-            let mut encoded = Vec::new();
-            let properties = match self.properties {
-                Properties::None => &[],
-                Properties::Encoded(bytes) => bytes,
-                Properties::Decoded(properties) => {
-                    properties.encode_without_expiry(&mut encoded);
-                    &encoded[..]
-                }
-            };
-            Message::from_parts(&MessageParts {
-                topic: self.topic,
-                payload: self.payload,
-                qos: self.qos,
-                retain: self.retain,
-                properties,
-                expires_at: self.expires_at,
-                received_at: self.received_at,
-                publisher: self.publisher,
-                id: self.id,
-                is_again: self.is_again,
-            })
+        if self.message.is_none() {
+            self.message = Some(self.own(Message::from_parts));
+        }
+        self.message.as_ref().expect("made above")
+    }
+
+    /// Makes the owned form: the payload stays where it is in `packet`, which this was decoded
+    /// from, unless there is more else in that.
+    #[inline(never)]
+    pub(crate) fn keep(&mut self, packet: &Bytes) {
+        if self.payload.len() > packet.len() / 2 {
+            self.message = Some(self.own(|parts| Message::from_packet(parts, packet)));
+        }
+    }
+
+    fn own(&self, make: impl FnOnce(&MessageParts<'_>) -> Message) -> Message {
+        let mut encoded = Vec::new();
+        let properties = match self.properties {
+            Properties::None => &[],
+            Properties::Encoded(bytes) => bytes,
+            Properties::Decoded(properties) => {
+                properties.encode_without_expiry(&mut encoded);
+                &encoded[..]
+            }
+        };
+        make(&MessageParts {
+            topic: self.topic,
+            payload: self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            properties,
+            expires_at: self.expires_at,
+            received_at: self.received_at,
+            publisher: self.publisher,
+            id: self.id,
+            is_again: self.is_again,
         })
     }
 
@@ -504,5 +558,41 @@ mod tests {
     #[test]
     fn a_message_and_its_count_fit_in_three_cache_lines() {
         assert!(size_of::<Inner>() + 2 * size_of::<usize>() <= 176);
+    }
+
+    #[test]
+    fn a_large_payload_stays_in_its_packet_and_the_message_says_the_same() {
+        let properties = MessageProperties { expiry_s: Some(9), ..MessageProperties::default() };
+        let user = MessageProperties { content_type: Some("text"), ..properties.clone() };
+        let packet = Bytes::from([&b"head"[..], &vec![b'.'; 5000]].concat());
+        for properties in [MessageProperties::default(), properties, user] {
+            let made = |keep: bool| {
+                let (payload, qos) = (&packet[4..], QoS::AtLeastOnce);
+                let mut parcel =
+                    Parcel::new(topic("a/b"), payload, qos, true, &properties, 7, Instant(3));
+                parcel.id = 5;
+                if keep {
+                    parcel.keep(&packet);
+                }
+                parcel.message().clone()
+            };
+            let (kept, copied) = (made(true), made(false));
+            assert_eq!(kept.payload().as_ptr(), packet[4..].as_ptr());
+            assert_eq!(kept.payload_shared().as_ptr(), packet[4..].as_ptr());
+            assert_ne!(copied.payload().as_ptr(), packet[4..].as_ptr());
+            let said = |message: &Message| {
+                let text = (message.topic().as_str().to_owned(), message.payload().to_vec());
+                let numbers = (message.publisher(), message.id(), message.size());
+                let times = (message.expires_at(), message.received_at());
+                (text, message.properties().to_vec(), numbers, times, message.retain())
+            };
+            assert_eq!(said(&kept), said(&copied));
+        }
+        // A packet that is mostly properties is not kept for its payload.
+        let none = MessageProperties::default();
+        let (payload, qos) = (&packet[4000..], QoS::AtMostOnce);
+        let mut parcel = Parcel::new(topic("a"), payload, qos, false, &none, 0, Instant(0));
+        parcel.keep(&packet);
+        assert_ne!(parcel.message().payload().as_ptr(), packet[4000..].as_ptr());
     }
 }

@@ -1,5 +1,6 @@
 //! Bytes become packets: what arrives on a connection is cut and handed to the handlers.
 
+use bytes::Bytes;
 use octopus_mqtt::{Frame, Packet, PublishRun, Version, decode, decode_publish, frame, packet_len};
 
 use crate::connection::{Pause, Phase};
@@ -10,6 +11,9 @@ use crate::shard::Shard;
 
 /// Bytes that may wait behind a CONNECT the hub is asked about.
 const WAITING_BYTES_MAX: usize = 64 << 10;
+
+/// Memory for a packet that has not come to its end, in bytes for each byte that has come.
+const GROWTH_MAX: usize = 4;
 
 /// Which packets a connection may send now.
 enum Stage {
@@ -31,7 +35,7 @@ impl Shard {
             if used < rest.len()
                 && let Some(connection) = self.connections.get_mut(id)
             {
-                connection.inbox.extend_from_slice(&rest[used..]);
+                append(&mut connection.inbox, &rest[used..]);
             }
         }
         // What is handed off is taken back; of a CONNECT in pieces only the last one, for a
@@ -53,15 +57,30 @@ impl Shard {
             return bytes;
         }
         // Before CONNACK all that came belongs together: it may be handed off.
-        let missing = match connection.phase {
-            Phase::Connected { .. } => missing_len(&connection.inbox, bytes),
-            _ => bytes.len(),
+        let is_connected = matches!(connection.phase, Phase::Connected { .. });
+        let missing = match is_connected {
+            true => missing_len(&connection.inbox, bytes),
+            false => bytes.len(),
         };
         let (missing, rest) = bytes.split_at(missing);
-        connection.inbox.extend_from_slice(missing);
-        self.read_inbox(id);
+        append(&mut connection.inbox, missing);
+        let is_large = connection.inbox.len() >= self.config.limits.shared_payload_min;
+        if is_connected && is_large && is_whole(&connection.inbox) {
+            self.read_large_packet(id);
+        } else {
+            self.read_inbox(id);
+        }
         // Of a connected client every whole packet is taken: nothing is left if anything follows.
         rest
+    }
+
+    /// Handles the one packet in the inbox; a message in it keeps its memory.
+    fn read_large_packet(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let packet = Bytes::from(std::mem::take(&mut connection.inbox));
+        self.packet = Some(packet.clone());
+        self.packets(id, &packet);
+        self.packet = None;
     }
 
     /// Handles the whole packets that wait in the inbox.
@@ -194,6 +213,25 @@ impl Shard {
     }
 }
 
+/// Makes `bytes` part of the packet in the inbox, in memory for just this packet if it is not
+/// much longer than what of it has come: its length is the client's word.
+fn append(inbox: &mut Vec<u8>, bytes: &[u8]) {
+    let len = inbox.len() + bytes.len();
+    let expected = match inbox.is_empty() {
+        true => packet_len(bytes),
+        false => packet_len(inbox),
+    };
+    if let Some(expected) = expected.filter(|&expected| expected >= len && inbox.capacity() < len) {
+        inbox.reserve_exact(expected.min(GROWTH_MAX * len) - inbox.len());
+    }
+    inbox.extend_from_slice(bytes);
+}
+
+/// This is one packet and no more.
+fn is_whole(inbox: &[u8]) -> bool {
+    packet_len(inbox) == Some(inbox.len())
+}
+
 /// How many of `bytes` the packet that begins in `inbox` lacks; all of them if that cannot be
 /// told or there are too few.
 fn missing_len(inbox: &[u8], bytes: &[u8]) -> usize {
@@ -203,4 +241,38 @@ fn missing_len(inbox: &[u8], bytes: &[u8]) -> usize {
     let len = known.map(|(to, from)| *to = *from).count();
     let missing = packet_len(&header[..len]).and_then(|len| len.checked_sub(inbox.len()));
     missing.map_or(bytes.len(), |missing| missing.min(bytes.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet of this many bytes in pieces of that many.
+    fn in_pieces(len: usize, piece_len: usize) -> Vec<u8> {
+        let body = len - 1 - 3;
+        let header = [0x30, body as u8 | 0x80, (body >> 7) as u8 | 0x80, (body >> 14) as u8];
+        let packet = [&header[..], &vec![b'.'; body]].concat();
+        assert!(is_whole(&packet) && !is_whole(&packet[1..]));
+        let mut inbox = Vec::new();
+        for piece in packet.chunks(piece_len) {
+            append(&mut inbox, piece);
+            assert!(inbox.capacity() <= (GROWTH_MAX * inbox.len()).max(8));
+        }
+        assert_eq!(inbox, packet);
+        inbox
+    }
+
+    #[test]
+    fn a_packet_in_pieces_gets_memory_for_itself_and_no_more() {
+        for piece_len in [7, 1000, 20_000, 65_000, 1 << 20] {
+            assert_eq!(in_pieces(70_000, piece_len).capacity(), 70_000, "{piece_len}");
+        }
+    }
+
+    #[test]
+    fn memory_follows_what_has_come_not_what_was_announced() {
+        let mut inbox = Vec::new();
+        append(&mut inbox, &[0x30, 0xff, 0xff, 0xff, 0x7f]);
+        assert!(inbox.capacity() < 100);
+    }
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use octopus_mqtt::{QoS, ReasonCode};
 
@@ -129,6 +130,8 @@ pub struct Shard {
     pub(crate) editions: Editions,
     pub(crate) listener_meters: ListenerMeters,
     // Scratch memory, empty between inputs.
+    /// The packet that is being handled, if it has memory of its own that may be kept.
+    pub(crate) packet: Option<Bytes>,
     pub(crate) templates: Templates,
     pub(crate) matches: Vec<(Subscriber, Grant)>,
     pub(crate) peers: PeerSet,
@@ -216,6 +219,7 @@ impl Shard {
             memory: Memory::new(config.shards),
             editions: Editions::new(&config.limits),
             listener_meters: ListenerMeters::new(&config.listener_rates),
+            packet: None,
             templates: Templates::default(),
             matches: Vec::new(),
             peers: PeerSet::default(),

@@ -67,6 +67,9 @@ impl Shard {
         if is_receipted {
             parcel.id = self.random.next();
         }
+        if let Some(packet) = &self.packet {
+            parcel.keep(packet);
+        }
         if self.trace.is_on {
             let (retain, bytes) = (publish.retain, publish.payload.len());
             self.trace_step(Some(session), &parcel, Happened::Received { qos, retain, bytes });
@@ -122,6 +125,9 @@ impl Shard {
         let mut parcel = Parcel::new(topic, payload, qos, retain, properties, publisher, now);
         parcel.id = again.unwrap_or_else(|| self.random.next());
         parcel.is_again = again.is_some();
+        if let Some(packet) = &self.packet {
+            parcel.keep(packet);
+        }
         if self.trace.is_on {
             let happened = Happened::Received { qos, retain, bytes: payload.len() };
             self.trace_step(Some(session), &parcel, happened);
