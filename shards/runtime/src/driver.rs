@@ -95,8 +95,8 @@ pub(crate) struct Driver<S> {
     census: Arc<Census>,
     /// Writes of this turn, not yet submitted.
     writes: Vec<ConnectionId>,
-    /// Receives that found no buffer.
-    starved: Vec<ConnectionId>,
+    /// Receives that found no buffer, the longest waiting first.
+    starved: VecDeque<ConnectionId>,
     /// Closing connections, soonest deadline first.
     closing: VecDeque<(Instant, ConnectionId)>,
     /// Connections in their layers, soonest deadline first.
@@ -144,7 +144,7 @@ impl<S: Service> Driver<S> {
             connections: Connections::default(),
             census: parts.census,
             writes: Vec::new(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             closing: VecDeque::new(),
             opening: VecDeque::new(),
             layer_refusals: Default::default(),
@@ -282,7 +282,7 @@ impl<S: Service> Driver<S> {
                 }
             }
             Received::NoBuffers => {
-                self.starved.push(id);
+                self.starved.push_back(id);
                 return self.settle(id);
             }
             Received::End => self.lost(id, LostCause::ClosedByPeer),
@@ -607,7 +607,7 @@ impl<S: Service> Driver<S> {
         for buffer in self.held.drain(..) {
             self.ring.give_back(buffer);
         }
-        while let Some(id) = self.starved.pop() {
+        while let Some(id) = self.starved.pop_front() {
             self.receive(id);
         }
     }

@@ -248,14 +248,14 @@ impl Ring {
         self.buffers.bytes(buffer, len)
     }
 
-    /// Lends a receive buffer to the kernel again, from the next [`Self::wait`] on.
+    /// Ends our use of a receive buffer; from the next [`Self::wait`] on the kernel may have it.
     pub(crate) fn give_back(&mut self, buffer: u16) {
         self.buffers.give_back(buffer);
     }
 
     /// Submits what was asked for and sleeps until there is a completion, at most `timeout`.
     pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        self.buffers.publish();
+        self.buffers.lend();
         let timeout = Timespec::from(timeout);
         let submitted =
             self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout));
@@ -272,6 +272,9 @@ impl Ring {
             };
             if !completion.more() {
                 self.in_flight_count -= 1;
+            }
+            if let Received::Bytes { len, .. } = completion.received() {
+                self.buffers.came(len);
             }
             out.push(completion);
         }
