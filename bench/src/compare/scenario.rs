@@ -53,6 +53,11 @@ impl Scenario {
     const fn together(self, threads: usize, place: Option<Place>) -> Self {
         Self { cores: Cores::Together, threads, place, ..self }
     }
+
+    /// Two threads of the broker on the cores it has apart from the load, be it one.
+    const fn halved(self, place: Place) -> Self {
+        Self { threads: 2, place: Some(place), ..self }
+    }
 }
 
 const PAIRS: &str = "pairs -c 50 -q 0";
@@ -107,6 +112,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("threads1", PAIRS, PAIRS).together(1, None),
     scenario("threads2-same", PAIRS, PAIRS).together(2, Some(Place::SameThread)),
     scenario("threads2-across", PAIRS, PAIRS).together(2, Some(Place::AcrossThreads)),
+    scenario("threads2-same-apart", PAIRS, PAIRS).halved(Place::SameThread),
+    scenario("threads2-across-apart", PAIRS, PAIRS).halved(Place::AcrossThreads),
     scenario("threads1-rate", PACED, PACED).together(1, None),
     scenario("threads2-same-rate", PACED, PACED).together(2, Some(Place::SameThread)),
     scenario("threads2-across-rate", PACED, PACED).together(2, Some(Place::AcrossThreads)),
