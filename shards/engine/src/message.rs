@@ -11,7 +11,7 @@ use bytes::Bytes;
 use octopus_mqtt::{MessageProperties, QoS, TopicName};
 
 use crate::Instant;
-use crate::run::MessageRun;
+use crate::run::{KEPT_BYTES_MAX, MessageRun};
 
 /// An Application Message. Cloning it is one reference count.
 #[derive(Clone, Debug)]
@@ -175,10 +175,15 @@ impl Message {
         })))
     }
 
-    /// The message of a run whose payload stands there. The run has less than 64 KiB.
+    /// The message of a run whose payload stands there: a part of it, or a copy, if it would
+    /// keep much more than itself. The run has less than 64 KiB.
     pub(crate) fn of_run(run: &MessageRun, payload_at: usize, payload_len: usize) -> Self {
-        let (payload_at, payload_len) = (payload_at as u16, payload_len as u16);
-        Self(Body::OfRun { run: run.clone(), payload_at, payload_len })
+        let (at, len) = (payload_at as u16, payload_len as u16);
+        let part = Self(Body::OfRun { run: run.clone(), payload_at: at, payload_len: len });
+        match run.bytes().len() <= KEPT_BYTES_MAX {
+            true => part,
+            false => Self::from_parts(&part.parts()),
+        }
     }
 
     /// Hash of the publisher's Client Identifier; 0 for a node's own messages.
@@ -287,18 +292,23 @@ impl Message {
     pub(crate) fn taken_in(self, now: Instant) -> Self {
         let Some(expires_at) = self.expires_at() else { return self };
         let left = expires_at.since(self.received_at());
-        Self::from_parts(&MessageParts {
+        let expires_at = Some(now.after(left));
+        Self::from_parts(&MessageParts { expires_at, received_at: now, ..self.parts() })
+    }
+
+    fn parts(&self) -> MessageParts<'_> {
+        MessageParts {
             topic: self.topic(),
             payload: self.payload(),
             qos: self.qos(),
             retain: self.retain(),
             properties: self.properties(),
-            expires_at: Some(now.after(left)),
-            received_at: now,
+            expires_at: self.expires_at(),
+            received_at: self.received_at(),
             publisher: self.publisher(),
             id: self.id(),
             is_again: self.is_again(),
-        })
+        }
     }
 
     /// Topic plus payload, the size limits are counted in.

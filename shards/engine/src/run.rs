@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use octopus_mqtt::{
     AckKind, MessageProperties, PLAIN_ACK_BYTES, PacketType, PublishRun, QoS, ReasonCode,
-    RunPackets, RunShape, TopicName, Version, plain_ack,
+    RunBytesMax, RunPackets, RunShape, TopicName, Version, plain_ack,
 };
 
 use crate::envelope::{Envelope, ShardId};
@@ -30,11 +30,19 @@ use crate::subscriptions::{Grant, SessionId, Subscriber};
 /// The first byte of every PUBACK.
 pub(crate) const PUBACK: u8 = (PacketType::PubAck as u8) << 4;
 
-/// Bytes that a run of QoS 1 may have if its first packet has so many: as long as one of its
-/// messages is not acknowledged, all are kept. A page of small packets or eight large ones, whose
-/// places must fit in a `u16`.
-pub(crate) fn acknowledged_bytes_max(packet_len: usize) -> usize {
-    (8 * packet_len).clamp(4096, u16::MAX.into())
+/// Bytes of a run that a single message of it may keep; of a larger one it is copied.
+pub(crate) const KEPT_BYTES_MAX: usize = 4096;
+/// Bytes of a run of QoS 1 that is acknowledged in order, so that one is kept for its last
+/// messages, not one for each.
+const EVEN_BYTES_MAX: usize = 16 << 10;
+/// Of large packets so many are a run all the same.
+const LARGE_COUNT: usize = 8;
+
+/// Bytes that a run of QoS 1 may have whose first packet has so many. Places in it are `u16`.
+pub(crate) fn acknowledged_bytes_max(packet_len: usize) -> RunBytesMax {
+    let large = LARGE_COUNT * packet_len;
+    let max = |small: usize| large.clamp(small, u16::MAX.into());
+    RunBytesMax { even: max(EVEN_BYTES_MAX), uneven: max(KEPT_BYTES_MAX) }
 }
 
 /// A run that is kept: on the mesh, or until its messages are acknowledged. Cloning it is one

@@ -379,6 +379,27 @@ fn pair(out_bytes_max: usize) -> World {
 }
 
 #[test]
+fn a_run_larger_than_one_message_may_keep_is_sent_again_message_by_message() {
+    let mut world = pair(1 << 20);
+    let sent =
+        |first: u8, id: u8| packet(first, &[&text("t")[..], &[0, id], &[b'a' + id; 600]].concat());
+    let publishes: Vec<u8> = (1..=10).flat_map(|id| sent(0x32, id)).collect();
+    world.handle(0, &publishes);
+    world.drain();
+    // Its first half is acknowledged.
+    let acks: Vec<u8> = (1..=5).flat_map(|id| packet(0x40, &[0, id])).collect();
+    world.handle(2, &acks);
+    world.drain();
+    assert_eq!(world.shards[0].stats().inflight, 5);
+    let read = world.got[&2].len();
+    world.go_or_come(2);
+    world.go_or_come(2);
+    let again: Vec<u8> = (6..=10).flat_map(|id| sent(0x3a, id)).collect();
+    // Behind CONNACK.
+    assert_eq!(world.got[&2][read + 4..], again);
+}
+
+#[test]
 fn acknowledgements_of_what_was_not_sent_again_are_taken() {
     let mut world = pair(700);
     let publish = packet(0x32, &[&text("t")[..], &[0, 1], &[b'.'; 200]].concat());

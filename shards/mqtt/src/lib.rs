@@ -43,5 +43,5 @@ pub use packet::*;
 pub use property::*;
 pub use publish::{PublishWire, decode_publish, encode_publish_raw, publish_flags};
 pub use reason::ReasonCode;
-pub use run::{PublishRun, RunPacket, RunPackets, RunShape};
+pub use run::{PublishRun, RunBytesMax, RunPacket, RunPackets, RunShape};
 pub use topic::*;

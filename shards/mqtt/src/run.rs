@@ -37,6 +37,15 @@ pub struct RunShape {
     pub is_even: bool,
 }
 
+/// How many bytes a run of QoS 1 may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunBytesMax {
+    /// If all its packets have one length.
+    pub even: usize,
+    /// If not; no more than the other.
+    pub uneven: usize,
+}
+
 /// One packet of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunPacket<'a> {
@@ -67,27 +76,32 @@ impl<'a> PublishRun<'a> {
     /// to it costs a look at its first bytes.
     ///
     /// - `packet_size_max`: a packet of more bytes ends the run.
-    /// - `bytes_max`: a run of QoS 1 has no more bytes than this.
+    /// - `bytes_max`: for a run of QoS 1.
     #[inline]
     pub fn cut(
         bytes: &'a [u8],
         frame: &Frame<'a>,
         version: Version,
         packet_size_max: u32,
-        bytes_max: usize,
+        bytes_max: RunBytesMax,
     ) -> Option<Self> {
         if bytes.get(frame.len) != Some(&frame.first) || !FIRST.contains(&frame.first) {
             return None;
         }
-        let bytes = match frame.first == FIRST[0] {
-            true => bytes,
-            false => &bytes[..bytes.len().min(bytes_max)],
+        let (bytes, uneven_max) = match frame.first == FIRST[0] {
+            true => (bytes, bytes.len()),
+            false => (&bytes[..bytes.len().min(bytes_max.even)], bytes_max.uneven),
         };
-        let run = Self::measure(bytes, version, packet_size_max as usize)?;
+        let run = Self::measure(bytes, version, packet_size_max as usize, uneven_max)?;
         (run.shape.count > 1).then_some(run)
     }
 
-    fn measure(bytes: &'a [u8], version: Version, packet_size_max: usize) -> Option<Self> {
+    fn measure(
+        mut bytes: &'a [u8],
+        version: Version,
+        packet_size_max: usize,
+        uneven_max: usize,
+    ) -> Option<Self> {
         let (first, qos) = (*bytes.first()?, qos_of(*bytes.first()?));
         let (layout, name) = layout(bytes, first, version)?;
         let topic = TopicName::decode(name).ok()?;
@@ -114,10 +128,12 @@ impl<'a> PublishRun<'a> {
             } else {
                 let Some((next, _)) = self::layout(rest, first, version)
                     .filter(|(next, of)| *of == name && next.len <= packet_size_max)
+                    .filter(|(next, _)| at + next.len <= uneven_max)
                 else {
                     break;
                 };
                 shape.is_even = false;
+                bytes = &bytes[..bytes.len().min(uneven_max)];
                 shape.packet_len_max = shape.packet_len_max.max(next.len);
                 shape.payload_bytes += next.len - next.payload_at;
                 at += next.len;
@@ -292,7 +308,8 @@ mod tests {
 
     fn cut(bytes: &[u8], version: Version) -> Option<PublishRun<'_>> {
         let first = frame(bytes, u32::MAX).expect("a frame").expect("whole");
-        PublishRun::cut(bytes, &first, version, 300, 1000)
+        let bytes_max = RunBytesMax { even: 1000, uneven: 800 };
+        PublishRun::cut(bytes, &first, version, 300, bytes_max)
     }
 
     fn payloads<'a>(run: &PublishRun<'a>) -> Vec<&'a [u8]> {
@@ -364,6 +381,17 @@ mod tests {
         };
         assert_eq!(packet(version, "a", 1, &[0; 93]).len(), 100);
         assert_eq!((of(0), of(1)), (Some(50), Some(10)));
+        // One byte more or less in the packet at this place.
+        let uneven = |id: u16, at: usize, len: usize| {
+            let lens = (0..50).map(|index| if index == at { len } else { 93 });
+            let bytes = lens.map(|len| packet(version, "a", id, &vec![0; len]));
+            let run = cut(&bytes.collect::<Vec<_>>().concat(), version).map(|run| run.shape);
+            run.map(|shape| (shape.count, shape.is_even))
+        };
+        assert_eq!((uneven(0, 1, 94), uneven(0, 20, 94)), (Some((50, false)), Some((50, false))));
+        assert_eq!((uneven(1, 1, 92), uneven(1, 1, 94)), (Some((8, false)), Some((7, false))));
+        assert_eq!((uneven(1, 7, 93), uneven(1, 7, 92)), (Some((10, true)), Some((8, false))));
+        assert_eq!((uneven(1, 8, 92), uneven(1, 9, 92)), (Some((8, true)), Some((9, true))));
     }
 
     #[test]
