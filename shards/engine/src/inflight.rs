@@ -34,7 +34,7 @@ pub(crate) struct Inflights {
     list: VecDeque<Inflight>,
     /// Sent behind all that is in the list.
     runs: VecDeque<SentRun>,
-    /// Messages in `runs`.
+    /// Messages in `runs`, and behind them.
     run_count: usize,
     /// Topic plus payload bytes of the messages kept to be sent again.
     bytes: usize,
@@ -53,6 +53,8 @@ pub(crate) struct SentRun {
     pub(crate) left: usize,
     /// Topic plus payload bytes of each.
     pub(crate) size: usize,
+    /// Messages that were sent one by one after it and before the next run.
+    pub(crate) behind: Vec<Inflight>,
 }
 
 /// Messages that were in flight and are not any more.
@@ -66,7 +68,7 @@ pub(crate) struct Acknowledged {
 impl SentRun {
     /// What is left of it, message by message.
     fn messages(&self) -> impl Iterator<Item = Inflight> {
-        let Self { packet_id, serial, left, .. } = *self;
+        let &Self { packet_id, serial, left, .. } = self;
         let packets = self.run.packets().skip(self.run.count() - left);
         let numbers = std::iter::successors(Some((packet_id, serial)), |&(packet_id, serial)| {
             Some((next_packet_id(packet_id.get()), next_serial(serial)))
@@ -132,13 +134,16 @@ impl Inflights {
 
     /// All of them, to be read.
     pub(crate) fn each(&self) -> impl Iterator<Item = Cow<'_, Inflight>> {
-        let of_runs = self.runs.iter().flat_map(SentRun::messages).map(Cow::Owned);
+        let of_runs = self.runs.iter().flat_map(|run| {
+            run.messages().map(Cow::Owned).chain(run.behind.iter().map(Cow::Borrowed))
+        });
         self.list.iter().map(Cow::Borrowed).chain(of_runs)
     }
 
     /// Messages that the client has not acknowledged, but for those of runs.
     pub(crate) fn published(&self) -> impl Iterator<Item = &Queued> {
-        self.list.iter().filter_map(|sent| match &sent.state {
+        let behind_runs = self.runs.iter().flat_map(|run| &run.behind);
+        self.list.iter().chain(behind_runs).filter_map(|sent| match &sent.state {
             Sent::Published(item) => Some(item),
             Sent::Released => None,
         })
@@ -162,15 +167,21 @@ impl Inflights {
     fn list_runs(&mut self) {
         for run in self.runs.drain(..) {
             self.list.extend(run.messages());
+            self.list.extend(run.behind);
         }
         self.run_count = 0;
     }
 
     #[inline]
     pub(crate) fn push(&mut self, sent: Inflight) {
-        self.take_apart();
         self.bytes += sent.state.bytes();
-        self.list.push_back(sent);
+        match self.runs.back_mut() {
+            None => self.list.push_back(sent),
+            Some(run) => {
+                run.behind.push(sent);
+                self.run_count += 1;
+            }
+        }
     }
 
     /// As `push` of all of its messages.
@@ -225,8 +236,11 @@ impl Inflights {
         run.left -= count;
         self.run_count -= count;
         let bytes = count * run.size;
-        if run.left == 0 {
-            self.runs.pop_front();
+        if run.left == 0
+            && let Some(done) = self.runs.pop_front()
+        {
+            self.run_count -= done.behind.len();
+            self.list.extend(done.behind);
         }
         Some(Acknowledged { count, bytes })
     }

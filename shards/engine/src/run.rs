@@ -30,15 +30,16 @@ use crate::subscriptions::{Grant, SessionId, Subscriber};
 /// The first byte of every PUBACK.
 pub(crate) const PUBACK: u8 = (PacketType::PubAck as u8) << 4;
 
-/// Bytes of a run that a single message of it may keep; of a larger one it is copied.
+/// A message of a run keeps all of it, if it has no more bytes than this; of a larger one it is
+/// copied.
 pub(crate) const KEPT_BYTES_MAX: usize = 4096;
-/// Bytes of a run of QoS 1 that is acknowledged in order, so that one is kept for its last
-/// messages, not one for each.
+/// Bytes of a run of QoS 1 whose packets have one length. While its messages are acknowledged in
+/// order it is kept as it is: a session keeps one for fewer messages than it has.
 const EVEN_BYTES_MAX: usize = 16 << 10;
-/// Of large packets so many are a run all the same.
+/// So many large packets are a run, whatever their bytes.
 const LARGE_COUNT: usize = 8;
 
-/// Bytes that a run of QoS 1 may have whose first packet has so many. Places in it are `u16`.
+/// Bytes of a run of QoS 1 whose first packet has so many. Places in it are `u16`.
 pub(crate) fn acknowledged_bytes_max(packet_len: usize) -> RunBytesMax {
     let large = LARGE_COUNT * packet_len;
     let max = |small: usize| large.clamp(small, u16::MAX.into());
@@ -425,7 +426,8 @@ fn send_run(
         let written = &mut out.bytes[start..];
         run.each_packet_id_at(|at| written[at..at + 2].copy_from_slice(&next_id()));
     }
-    let run = SentRun { run: kept, packet_id, serial, left: count, size: size / count };
+    let (left, size, behind) = (count, size / count, Vec::new());
+    let run = SentRun { run: kept, packet_id, serial, left, size, behind };
     deliveries.inflight.push_run(run);
     if is_shared { payload_bytes } else { 0 }
 }
