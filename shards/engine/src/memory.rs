@@ -10,7 +10,7 @@
 //! |---|---|
 //! | 70 % | newcomers: CONNECT of a new session (0x89), new subscriptions (0x97); who has a session gets in and takes what waits for it |
 //! | 80 % | QoS 0 for clients that have not read what was sent before; retained messages of QoS 0 on new topics |
-//! | 90 % | reading: who publishes, or is in the middle of a packet, is read once a second; if what has come of one packet is 3 % of the budget, its connection is closed |
+//! | 90 % | reading: who publishes, or is in the middle of a packet, is read once a second; if more than 1 MiB and 3 % of the budget has come of one packet, its connection is closed |
 //! | 100 % | what comes all the same: PUBLISH is refused unacknowledged (0x97; before version 5 by closing), a connection in the middle of a packet is closed |
 //!
 //! Counted as the limits count, topic and payload bytes, so a message that waits for two
@@ -40,8 +40,10 @@ const MESSAGE_BYTES: usize = 200;
 const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// A packet that is not all there is given up as soon as publishers are held if it takes so large
-/// a part of the budget: waiting for its end would keep all others waiting.
+/// a part of the budget, and more than any packet may have by default: waiting for its end would
+/// keep all others waiting.
 const PACKET_PART: usize = 32;
+const PACKET_BYTES: usize = 1 << 20;
 
 /// How far a level's threshold must be undercut before it is left, percent of the budget.
 const SLACK_PERCENT: usize = 5;
@@ -224,7 +226,8 @@ impl Shard {
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
         let is_cut = !connection.inbox.is_empty();
-        let is_large = connection.inbox.len() > self.config.limits.memory_bytes_max / PACKET_PART;
+        let large = (self.config.limits.memory_bytes_max / PACKET_PART).max(PACKET_BYTES);
+        let is_large = connection.inbox.len() > large;
         if is_large || is_cut && self.memory.level == MemoryLevel::Full {
             self.stats.memory.packets_cut += 1;
             return self.refuse(id, Refusal::OutOfMemory);
