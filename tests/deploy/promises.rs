@@ -9,10 +9,11 @@
 //! | `starts` | each line starts a broker that comes to listen and is then ended |
 //! | `doors`, `doors-start`, `doors-use` | in a directory of its own: what is made first, a broker, what is done with it |
 //! | `group`, `group-use` | brokers of one group with a Redis, and what is done with them |
-//! | `bench` | against a live broker, built without optimisation |
+//! | `bench` | against a live broker, by the load generator that was built with the tests |
 //! | `build`, `elsewhere` | not here: it is how this binary came about, or needs root, a cluster or a container engine; what it names must exist |
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libtest_mimic::Failed;
@@ -84,7 +85,7 @@ impl Ports {
     }
 }
 
-/// How long a command may take, benchmarks and their building included.
+/// How long a command may take.
 const PATIENCE: &str = "timeout 300";
 
 /// A shell that runs one command and ends it if it hangs.
@@ -211,13 +212,28 @@ fn bench() -> Result<(), Failed> {
     let own = std::process::id().to_string();
     run(Command::new("prlimit").args(["--nofile=15000:", "--pid", &own]))?;
     let _broker = live(&scratch, &ports)?;
+    // The loads are the README's, the program is the one built with the tests: what Cargo would
+    // build for that package alone has its dependencies with other features, minutes of work.
+    let program = octopus_bench()?;
     for command in commands("bench")? {
-        // The loads are the README's; building twice with all optimisations is not what is tested.
-        let command = command.replace(" --release", " --quiet");
+        let command = command
+            .strip_prefix("cargo run --release --package octopus-bench --")
+            .map(|load| format!("{}{load}", program.display()))
+            .ok_or_else(|| format!("not a load: {command}"))?;
         let mut shell = bounded(&scratch, &format!("{command} --port {}", ports.of("20000")))?;
         run(&mut shell).map_err(|fault| format!("{command}: {fault:?}"))?;
     }
     Ok(())
+}
+
+/// The load generator, which `cargo test --workspace` puts beside the broker.
+fn octopus_bench() -> Result<PathBuf, Failed> {
+    let program = Path::new(env!("CARGO_BIN_EXE_octopus")).with_file_name("octopus-bench");
+    if program.exists() {
+        return Ok(program);
+    }
+    Err(format!("{} is not there; build it: cargo test --workspace --no-run", program.display())
+        .into())
 }
 
 /// Paths within commands that are not run here, and the targets of links.
