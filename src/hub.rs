@@ -243,6 +243,7 @@ impl HubTask {
             | Envelope::Fence { .. }
             | Envelope::Fenced { .. }
             | Envelope::Owed { .. }
+            | Envelope::Spread { .. }
             | Envelope::LetGo { .. } => {
                 if let Some(bridge) = &self.bridge {
                     // It ends after the hub.

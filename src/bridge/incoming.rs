@@ -359,7 +359,14 @@ impl Bridge {
         let mut taken = Taken { count: entries.len(), ..Taken::default() };
         for (id, frame) in entries {
             taken.upto.clone_from(id);
-            self.take_frame(frame, Some(&mut taken));
+            match wire::read_known(frame) {
+                Some((epoch, client_id)) => {
+                    let client_id: Box<str> = client_id.into();
+                    let home = client_id.clone();
+                    self.give_home(&home, Envelope::Known { epoch, client_id });
+                }
+                None => self.take_frame(frame, Some(&mut taken)),
+            }
         }
         self.fence_inbox(taken);
     }

@@ -11,8 +11,9 @@
 //!
 //! A shard is not answered either while this node has not caught up with what the group
 //! retains, so that no SUBSCRIBE is answered from what was retained before an outage; nor while
-//! Redis takes none of this node's messages, because what is under way to where a session was must
-//! be there before its new node is told that nothing comes there any more.
+//! Redis takes none of this node's messages; nor before those are written that came before the
+//! shard asked. What is under way to where a session was must be there before that node is told
+//! that nothing comes there any more.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -45,6 +46,8 @@ pub(super) struct Asked {
     pub(super) shard: ShardId,
     pub(super) barrier: u64,
     pub(super) mark: Mark,
+    /// The batch to Redis that takes along what came before.
+    pub(super) batch: u64,
     pub(super) until: Instant,
 }
 
@@ -76,10 +79,16 @@ impl Known {
         marks.min().unwrap_or((u64::MAX, u64::MAX))
     }
 
-    /// Takes out those that need not wait for any of these nodes.
-    pub(super) fn answered<'a>(&mut self, nodes: impl Iterator<Item = &'a str>) -> Vec<Asked> {
+    /// Takes out those that need not wait for any of these nodes, nor for this one.
+    ///
+    /// - `written`: the last batch that Redis has taken.
+    pub(super) fn answered<'a>(
+        &mut self,
+        nodes: impl Iterator<Item = &'a str>,
+        written: u64,
+    ) -> Vec<Asked> {
         let known = self.least(nodes);
-        let is_known = |asked: &Asked| asked.mark <= known;
+        let is_known = |asked: &Asked| asked.mark <= known && asked.batch <= written;
         let count = self.asked.iter().take_while(|asked| is_known(asked)).count();
         self.asked.drain(..count).collect()
     }
@@ -101,7 +110,8 @@ impl Bridge {
     pub(super) fn asked(&mut self, shard: ShardId, barrier: u64) {
         let number = self.interest_last + u64::from(!self.changes.is_empty());
         let until = Instant::now() + 2 * self.config.lease;
-        self.known.ask(Asked { shard, barrier, mark: (self.epoch(), number), until });
+        let batch = if self.has_unwritten() { self.batches_begun + 1 } else { 0 };
+        self.known.ask(Asked { shard, barrier, mark: (self.epoch(), number), batch, until });
     }
 
     /// Answers the shards that need not wait any more.
@@ -114,7 +124,8 @@ impl Bridge {
         } else if self.is_behind() || self.is_held_up() {
             return;
         } else {
-            self.known.answered(self.awaited().iter().map(String::as_str))
+            let written = if self.has_unwritten() { self.batch_written } else { u64::MAX };
+            self.known.answered(self.awaited().iter().map(String::as_str), written)
         };
         answered.into_iter().for_each(|asked| self.answer_shard(asked));
     }
@@ -228,7 +239,8 @@ mod tests {
     use super::*;
 
     fn asked(barrier: u64, mark: Mark) -> Asked {
-        Asked { shard: ShardId(0), barrier, mark, until: Instant::now() + Duration::from_secs(9) }
+        let until = Instant::now() + Duration::from_secs(9);
+        Asked { shard: ShardId(0), barrier, mark, batch: 1, until }
     }
 
     fn barriers(asked: &[Asked]) -> Vec<u64> {
@@ -241,15 +253,16 @@ mod tests {
         known.ask(asked(1, (7, 1)));
         known.ask(asked(2, (7, 2)));
         known.by("B", (7, 2));
-        assert_eq!(known.answered(["B", "C"].into_iter()), []);
+        assert_eq!(known.answered(["B", "C"].into_iter(), 1), []);
         known.by("C", (7, 1));
-        assert_eq!(barriers(&known.answered(["B", "C"].into_iter())), [1]);
+        assert_eq!(known.answered(["B", "C"].into_iter(), 0), [], "not all is written");
+        assert_eq!(barriers(&known.answered(["B", "C"].into_iter(), 1)), [1]);
         // C's lease has run out.
-        assert_eq!(barriers(&known.answered(["B"].into_iter())), [2]);
+        assert_eq!(barriers(&known.answered(["B"].into_iter(), 1)), [2]);
         known.ask(asked(3, (8, 3)));
-        assert_eq!(known.answered(["B"].into_iter()), []);
+        assert_eq!(known.answered(["B"].into_iter(), 1), []);
         known.by("B", (8, 5));
-        assert_eq!(barriers(&known.answered(["B"].into_iter())), [3]);
+        assert_eq!(barriers(&known.answered(["B"].into_iter(), 1)), [3]);
     }
 
     #[test]
@@ -271,10 +284,10 @@ mod tests {
         known.ask(asked(1, (7, 1)));
         for name in ["B:2", "C:1"] {
             known.by(name, (7, 1));
-            assert_eq!(known.answered(others(Some(&met)).iter().map(String::as_str)), []);
+            assert_eq!(known.answered(others(Some(&met)).iter().map(String::as_str), 1), []);
         }
         known.by("D:1", (7, 1));
-        let answered = known.answered(others(Some(&met)).iter().map(String::as_str));
+        let answered = known.answered(others(Some(&met)).iter().map(String::as_str), 1);
         assert_eq!(barriers(&answered), [1]);
     }
 
@@ -282,7 +295,7 @@ mod tests {
     fn alone_nobody_is_waited_for() {
         let mut known = Known::default();
         known.ask(asked(1, (7, 1)));
-        assert_eq!(barriers(&known.answered(std::iter::empty())), [1]);
+        assert_eq!(barriers(&known.answered(std::iter::empty(), 1)), [1]);
         assert!(!known.is_asked());
     }
 

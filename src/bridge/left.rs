@@ -3,8 +3,8 @@
 //! it from here.
 //!
 //! Shards name the nodes in question; a round goes through one inbox, for all sessions of this
-//! node that waited for it when the round began. It reads on for a while, because until the
-//! other nodes know where these sessions are now they write to the old inbox only. The inbox
+//! node that waited for it when the round began. It reads on until every shard has said that all
+//! nodes know where these sessions are: before, they write to the old inbox only. The inbox
 //! stays as it is meanwhile: its owner does not trim it and nobody forgets it
 //! ([`super::members::Members::forget`]) before every session that needs it has it.
 //!
@@ -13,8 +13,11 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -31,12 +34,20 @@ use super::{
 
 /// Between the first session that waits for a node and the round that serves it: others follow.
 const GATHER_TIME: Duration = Duration::from_millis(50);
-/// How long a round reads on: many times what news of a subscription takes.
-const SPREAD_TIME: Duration = Duration::from_millis(1000);
-/// Between two reads while it does.
+/// Between two reads while a round waits for more.
 const READ_INTERVAL: Duration = Duration::from_millis(50);
 /// Entries read at a time.
 const SLICE_COUNT: usize = 128;
+
+/// One inbox that is being gone through.
+pub(super) struct Round {
+    /// What was seen in it.
+    seen: HashMap<String, Seen>,
+    /// Shards that have not said yet that all nodes know of their sessions.
+    shards: u16,
+    /// They all have: what is in it then is all.
+    is_spread: Arc<AtomicBool>,
+}
 
 impl Bridge {
     /// Sessions of this node wait for what `node` left.
@@ -56,10 +67,12 @@ impl Bridge {
         for node in std::mem::take(&mut self.owed) {
             self.last_round += 1;
             let round = self.last_round;
-            self.rounds.insert(round, HashMap::new());
+            let is_spread = Arc::new(AtomicBool::new(false));
+            let (shards, told) = (self.shards, is_spread.clone());
+            self.rounds.insert(round, Round { seen: HashMap::new(), shards, is_spread });
             self.give_all(&Envelope::LeftBegins { node: node.clone(), round });
             let permits = self.left_permits.clone();
-            tokio::spawn(self.work.clone().read_left(node, round, permits));
+            tokio::spawn(self.work.clone().read_left(node, round, told, permits));
         }
     }
 
@@ -67,13 +80,25 @@ impl Bridge {
     pub(super) fn left_seen(&mut self, round: u64, found: &HashMap<String, String>) {
         let seen = found.iter();
         let seen = seen.filter_map(|(origin, text)| Some((origin.clone(), Seen::parse(text)?)));
-        self.rounds.insert(round, seen.collect());
+        if let Some(round) = self.rounds.get_mut(&round) {
+            round.seen = seen.collect();
+        }
+    }
+
+    /// All nodes know where one shard's sessions of this round are.
+    pub(super) fn spread_of(&mut self, round: u64) {
+        let Some(round) = self.rounds.get_mut(&round) else { return };
+        round.shards -= 1;
+        if round.shards == 0 {
+            round.is_spread.store(true, Ordering::Release);
+        }
     }
 
     /// Hands what was left to the shards, but for what came into the inbox twice.
     pub(super) fn take_left(&mut self, round: u64, entries: &[(String, Bytes)]) {
-        let mut seen = self.rounds.remove(&round).unwrap_or_default();
-        for (_, frame) in entries {
+        let Some(mut state) = self.rounds.remove(&round) else { return };
+        let frames = entries.iter().map(|(_, frame)| frame);
+        for frame in frames.filter(|frame| wire::read_known(frame).is_none()) {
             let (head, records) = match wire::messages(frame, self.clock()) {
                 Ok(read) => read,
                 Err(error) => {
@@ -81,7 +106,7 @@ impl Bridge {
                     continue;
                 }
             };
-            let seen = seen.entry(head.origin.to_owned()).or_default();
+            let seen = state.seen.entry(head.origin.to_owned()).or_default();
             let take = seen.take(head.epoch, head.first, records.len() as u64);
             for record in records.into_iter().skip(take.duplicates as usize) {
                 if record.group.is_some() {
@@ -97,7 +122,7 @@ impl Bridge {
                 }
             }
         }
-        self.rounds.insert(round, seen);
+        self.rounds.insert(round, state);
         self.fence(After::Permit(self.left_permits.clone()));
     }
 
@@ -119,18 +144,23 @@ impl Work {
         }
     }
 
-    /// Reads one inbox from its beginning, and on until the time is over; as long as it takes
-    /// if Redis is away.
-    async fn read_left(self, node: Box<str>, round: u64, permits: Arc<Semaphore>) {
+    /// Reads one inbox from its beginning, and on until nothing more comes into it that is not
+    /// sent to where the sessions are as well.
+    async fn read_left(
+        self,
+        node: Box<str>,
+        round: u64,
+        is_spread: Arc<AtomicBool>,
+        permits: Arc<Semaphore>,
+    ) {
         let mut from = "-".to_owned();
-        let mut until = None;
         let found = self.left_before(&node).await;
         if self.events.send(Event::LeftSeen { round, found }).await.is_err() {
             return;
         }
         loop {
             let Ok(permit) = permits.acquire().await else { return };
-            let begun = Instant::now();
+            let is_last = is_spread.load(Ordering::Acquire);
             let mut command = redis::cmd("XRANGE");
             command.arg(self.keys.inbox(&node)).arg(&from).arg("+");
             command.arg("COUNT").arg(SLICE_COUNT);
@@ -138,7 +168,6 @@ impl Work {
                 tokio::time::sleep(READ_INTERVAL).await;
                 continue;
             };
-            let until = *until.get_or_insert(begun + SPREAD_TIME);
             let is_end = found.len() < SLICE_COUNT;
             let entries: Vec<_> = found.into_iter().filter_map(entry_of).collect();
             if let Some((last, _)) = entries.last() {
@@ -148,7 +177,7 @@ impl Work {
                     return;
                 }
             }
-            if is_end && begun >= until {
+            if is_end && is_last {
                 // Nobody listens any more: the node is stopping.
                 let _ = self.events.send(Event::LeftEnds { round }).await;
                 return;

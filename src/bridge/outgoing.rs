@@ -86,6 +86,8 @@ impl Bridge {
         if ops.is_empty() {
             return;
         }
+        self.is_whole = !is_held;
+        self.batches_begun += u64::from(self.is_whole);
         // The channel holds one batch and the writer is idle, so there is room.
         self.is_writing = self.batches.try_send(ops).is_ok();
     }
@@ -93,12 +95,14 @@ impl Bridge {
     /// Messages that shards sent may still be on this node, because Redis takes none of it at
     /// present: what is said to be behind them must not overtake them.
     pub(super) fn is_held_up(&self) -> bool {
-        let is_waiting = || {
-            self.is_writing
-                || self.nodes.values().any(|node| node.lane.has_durable())
-                || self.waiting.iter().any(|op| matches!(op, Op::Append(_)))
-        };
-        !self.work.is_awake() || self.has_put_back && is_waiting()
+        !self.work.is_awake() || self.has_put_back && self.has_unwritten()
+    }
+
+    /// Something that shards sent may still be on this node.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.is_writing
+            || self.nodes.values().any(|node| node.lane.has_durable())
+            || self.waiting.iter().any(|op| matches!(op, Op::Append(_)))
     }
 
     /// Hands on what goes by the masters of a Redis Cluster, each node's apart from the others':
@@ -178,6 +182,9 @@ impl Bridge {
                 for durable in gone {
                     self.load.sub(durable.count(), durable.bytes());
                     durable.parcels.into_iter().for_each(|parcel| self.gone_before(parcel));
+                }
+                if self.is_whole && refused.is_empty() {
+                    self.batch_written = self.batches_begun;
                 }
                 self.has_put_back |= !refused.is_empty();
                 self.holds_durable |= !refused.is_empty();

@@ -24,6 +24,7 @@ use super::{
     compat::Outside,
     counters::Counters,
     known::{Known, Mark},
+    left::Round,
     link::LinkState,
     outbox::{Lane, Load, Numbers, Parcel},
     retained::Pending,
@@ -136,6 +137,12 @@ pub struct Bridge {
     from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
     pub(super) batches: mpsc::Sender<Vec<Op>>,
     pub(super) is_writing: bool,
+    /// Batches that took all along that waited for other nodes.
+    pub(super) batches_begun: u64,
+    /// The last one is such a batch.
+    pub(super) is_whole: bool,
+    /// The last of them that Redis took as it was.
+    pub(super) batch_written: u64,
     pub(super) link: LinkState,
     pub(super) wanted: Wanted,
     pub(super) changes: Vec<(Entry, bool)>,
@@ -175,8 +182,8 @@ pub struct Bridge {
     pub(super) uncertain: Uncertain,
     /// Nodes in whose inboxes there is something for sessions of this node.
     pub(super) owed: BTreeSet<Box<str>>,
-    /// What was seen in each inbox that is being gone through.
-    pub(super) rounds: HashMap<u64, HashMap<String, Seen>>,
+    /// Inboxes that are being gone through.
+    pub(super) rounds: HashMap<u64, Round>,
     pub(super) last_round: u64,
     pub(super) left_permits: Arc<Semaphore>,
     /// Nodes that changed what they want since the shards were last asked to take it in.
@@ -235,6 +242,9 @@ impl Bridge {
             from_shards,
             batches,
             is_writing: false,
+            batches_begun: 0,
+            is_whole: false,
+            batch_written: 0,
             link: LinkState::Away,
             wanted: Wanted::new(seed, takes_all),
             changes: Vec::new(),
@@ -387,6 +397,7 @@ impl Bridge {
             Envelope::Fence { barrier } => self.asked(shard, barrier),
             Envelope::Fenced { barrier } => self.fenced(barrier),
             Envelope::Owed { node } => self.owe(node),
+            Envelope::Spread { round } => self.spread_of(round),
             Envelope::LetGo { receipts } => self.void(shard, &receipts),
             Envelope::Kick { client, reason } => {
                 self.tell(&Control::Kick { client: client.clone(), reason });

@@ -145,6 +145,14 @@ pub fn messages(bytes: &[u8], clock: Clock) -> Result<(Head<'_>, Vec<Record>), W
     Ok((head, records))
 }
 
+/// What the store writes into an inbox behind all that was sent to a session that was here, when
+/// every node knows where it is now: the epoch it had here, and its client. `None`: a frame.
+pub fn read_known(bytes: &[u8]) -> Option<(u64, &str)> {
+    let about = bytes.strip_prefix(b"known ")?;
+    let (epoch, client_id) = std::str::from_utf8(about).ok()?.split_once(' ')?;
+    Some((epoch.parse().ok()?, client_id))
+}
+
 /// Encodes a control frame.
 pub fn control(head: &Head<'_>, control: &Control) -> Vec<u8> {
     let mut out = Vec::new();
@@ -335,6 +343,14 @@ mod tests {
         assert_eq!(first.properties(), message("x", None).properties());
         assert_eq!(records[0].group, None);
         assert_eq!(records[1].group.as_deref(), Some("$share/g/a/#"));
+    }
+
+    #[test]
+    fn what_is_known_is_read_and_is_no_frame() {
+        assert_eq!(read_known(b"known 17 a b"), Some((17, "a b")));
+        assert_eq!(read_known(b"known 17"), None);
+        assert_eq!(read_known(b"known x a"), None);
+        assert_eq!(read_known(&sample()), None);
     }
 
     #[test]

@@ -38,11 +38,12 @@
 //! Scope: node. `codec` is the form of values, `scripts` and `redis` how they are kept.
 
 mod codec;
+mod passing;
 mod redis;
 mod scripts;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -51,12 +52,13 @@ use octopus_engine::{
     Adopted, Change, Claim, Claimed, Envelope, RecordOp, ShardId, Surrendered, home_shard,
 };
 use octopus_mqtt::ReasonCode;
-use octopus_runtime::{HubSender, Plain};
+use octopus_runtime::HubSender;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
+use self::passing::{Call, Claiming, pass};
 use self::redis::{Batch, Found, Orphan, Redis, Wish};
 use crate::{
     config::{Config, WhenAway},
@@ -71,8 +73,6 @@ const ADOPT_COUNT: usize = 32;
 const ADOPT_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two tries while a claim waits or Redis is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Calls for what was passed on that are answered together.
-const PASSES_MAX: usize = 1024;
 /// How often a session may change hands while one client waits for it.
 const RIVALS_MAX: usize = 3;
 
@@ -154,10 +154,10 @@ struct Shared {
     waiting: Mutex<HashMap<Box<str>, Arc<Notify>>>,
     /// Another node wants something.
     called: Notify,
-    /// Clients whose claim was not answered yet, and how many claims.
-    claiming: Mutex<HashMap<Box<str>, usize>>,
+    /// Clients whose claim was not answered yet.
+    claiming: Mutex<HashMap<Box<str>, Claiming>>,
     /// Sessions to which something was passed on.
-    passes: mpsc::UnboundedSender<Box<str>>,
+    passes: mpsc::UnboundedSender<Call>,
 }
 
 /// Starts the store; wait for the task after the last [`Store`] is gone, so that what was told
@@ -251,32 +251,8 @@ impl Shared {
         self.shards.send(shard, vec![Envelope::Claimed(Box::new(claimed))]);
         self.end_claim(&claim.client_id);
         if is_passed {
-            self.look_for_passed(&claim.client_id);
+            self.look_for_passed(Call::new(&claim.client_id));
         }
-    }
-
-    fn look_for_passed(&self, client_id: &str) {
-        // The task that takes it ends with the store.
-        let _ = self.passes.send(client_id.into());
-    }
-
-    fn begin_claim(&self, client_id: &str) {
-        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
-        *claiming.entry(client_id.into()).or_default() += 1;
-    }
-
-    fn end_claim(&self, client_id: &str) {
-        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = claiming.get_mut(client_id) else { return };
-        *count -= 1;
-        if *count == 0 {
-            claiming.remove(client_id);
-        }
-    }
-
-    fn is_claiming(&self, client_id: &str) -> bool {
-        let claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
-        claiming.contains_key(client_id)
     }
 
     fn refuse(&self, shard: ShardId, claim: &Claim, reason: ReasonCode) {
@@ -419,6 +395,8 @@ impl Writer {
                         refused.push(*count);
                         let RecordOp { client_id, epoch, .. } = *op;
                         self.shared.shards.send(shard, vec![Envelope::Disown { client_id, epoch }]);
+                    } else if let Some(call) = Call::behind(&op) {
+                        self.shared.look_for_passed(call);
                     }
                 }
                 Asked::Stale => *self.counts.entry(shard).or_default() += 1,
@@ -474,6 +452,7 @@ impl Writer {
             Asked::Record(op)
                 if self.stale.contains(&shard) && !matches!(op.change, Change::Passed { .. }) =>
             {
+                Call::behind(&op).into_iter().for_each(|call| self.shared.look_for_passed(call));
                 return Asked::Stale;
             }
             _ => {}
@@ -602,55 +581,12 @@ async fn listen(shared: Arc<Shared>) {
             while let Some((_, call)) = subscription.next().await {
                 match String::from_utf8_lossy(&call).split_once(' ') {
                     Some(("freed", client_id)) => shared.freed(client_id),
-                    Some(("known", about)) => known(&shared, about),
-                    Some(("pass", client_id)) => shared.look_for_passed(client_id),
+                    Some(("pass", client_id)) => shared.look_for_passed(Call::new(client_id)),
                     _ => shared.called.notify_one(),
                 }
             }
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
-    }
-}
-
-/// Another node says that everybody knows where the session is now that was here.
-///
-/// - `about`: the epoch it had here, and its client.
-fn known(shared: &Shared, about: &str) {
-    if let Some((epoch, client_id)) = about.split_once(' ')
-        && let Ok(epoch) = epoch.parse()
-    {
-        let envelope = Envelope::Known { epoch, client_id: client_id.into() };
-        shared.send_home(client_id, envelope);
-    }
-}
-
-/// Hands sessions what their old nodes passed on, in order. What is passed on while a claim is
-/// under way is looked for when that is answered.
-async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Box<str>>) {
-    let mut calls = Vec::new();
-    while passes.recv_many(&mut calls, PASSES_MAX).await > 0 {
-        // A session is called once for each message, and one look finds all of them.
-        let clients: BTreeSet<Box<str>> = calls.drain(..).collect();
-        for client_id in clients {
-            pass_to(&shared, client_id).await;
-        }
-    }
-}
-
-async fn pass_to(shared: &Shared, client_id: Box<str>) {
-    if shared.is_claiming(&client_id) {
-        return;
-    }
-    match shared.redis.passed(&client_id).await {
-        Ok(items) if items.is_empty() => {}
-        Ok(items) => {
-            let envelope = Envelope::Pass { client_id: client_id.clone(), items };
-            shared.send_home(&client_id, envelope);
-        }
-        Err(error) => {
-            let client_id = tracing::field::display(Plain(&client_id));
-            tracing::warn!(client_id, %error, "what was passed on waits in Redis");
-        }
     }
 }
 
@@ -686,6 +622,6 @@ fn keep(shared: &Shared, orphan: Orphan) {
     let adopted = Adopted { client_id: client_id.as_str().into(), epoch, record };
     shared.send_home(&client_id, Envelope::Adopt(Box::new(adopted)));
     if is_passed {
-        shared.look_for_passed(&client_id);
+        shared.look_for_passed(Call::new(&client_id));
     }
 }

@@ -330,12 +330,15 @@ impl Redis {
     }
 
     /// What was passed on to a session since it was last asked; `None` is the end of it.
+    ///
+    /// - `look`: another number each time, but the same again behind an error.
     pub(super) async fn passed(
         &self,
         client_id: &str,
+        look: u64,
     ) -> Result<Vec<Option<DeliveryItem>>, LinkError> {
         let mut call = self.passed.prepare_invoke();
-        call.arg(&self.prefix).arg(&self.me).arg(client_id);
+        call.arg(&self.prefix).arg(&self.me).arg(client_id).arg(look);
         let items: Vec<Vec<u8>> = self.link.script(&mut call).await?;
         let clock = self.clock();
         let read = |item: Vec<u8>| match item.is_empty() {

@@ -5,7 +5,7 @@
 //!
 //! | key | type | what |
 //! |---|---|---|
-//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `passing` (who passes messages on to it), `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over) |
+//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `passing` (who passes messages on to it), `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over), `taking` (the last look at what was passed on, and how many it found) |
 //! | `SUB:<client>` | hash | filter -> grant |
 //! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received, `n<id>` -> one whose message is perhaps not yet with everybody: its number, `h<place>` -> a message held while others are passed on |
 //! | `V2:ONCE:<client>` | list | numbers of the last QoS 2 messages the client said PUBREC to, eight bytes each |
@@ -22,7 +22,8 @@
 //! | `V2:HANDED:<owner>` | set | clients whose sessions this owner handed over and passes messages on to; needed if it dies |
 //! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
 //! | `V2:TAKEN:<client>` | list | those of them that its owner has read and not recorded |
-//! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>`, `pass <client>` or `known <epoch> <client>` |
+//! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>` or `pass <client>` |
+//! | `V2:INBOX:<owner>` | stream | `bridge`'s; behind all that was written to a session's old owner before every node knew the new one comes `known <epoch> <client>` |
 //!
 //! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
 //! while its client is connected: then its owner, or whoever adopts it, ends it.
@@ -88,6 +89,7 @@ end
 local function state(client)
   local pass = prefix .. 'V2:PASS:' .. client
   while redis.call('RPOPLPUSH', prefix .. 'V2:TAKEN:' .. client, pass) do end
+  redis.call('HDEL', prefix .. 'SESSION:' .. client, 'taking')
   redis.call('PEXPIRE', pass, 600000)
   return {
     redis.call('HGETALL', prefix .. 'SESSION:' .. client),
@@ -242,7 +244,10 @@ while at < #ARGV do
       local from = ours and redis.call('HGET', session, 'from')
       if from then
         local old, of = string.match(from, '^(.*) (%d+)$')
-        redis.call(publish, prefix .. 'V2:STORE:' .. old, 'known ' .. of .. ' ' .. client)
+        local inbox = prefix .. 'V2:INBOX:' .. old
+        if is_live(old) or redis.call('EXISTS', inbox) == 1 then
+          redis.call('XADD', inbox, '*', 'f', 'known ' .. of .. ' ' .. client)
+        end
         redis.call('HDEL', session, 'from')
       end
     elseif op == 'S' then
@@ -361,17 +366,27 @@ if redis.call('SCARD', owned) == 0 then redis.call('SREM', prefix .. 'V2:OWNERS'
 return answer";
 
 /// What was passed on to a session, for its owner and nobody else. It is kept until the owner has
-/// recorded it; whoever takes the session before is passed it again. ARGV: client.
+/// recorded it; whoever takes the session before is passed it again. ARGV: client, number of this
+/// look: the same again if its answer was lost, which then begins with what that one found.
 const PASSED: &str = r"
-local client = take()
-if redis.call('HGET', prefix .. 'SESSION:' .. client, 'owner') ~= me then return {} end
+local client, look = take(), take()
+local session = prefix .. 'SESSION:' .. client
+local owner, taking = unpack(redis.call('HMGET', session, 'owner', 'taking'))
+if owner ~= me then return {} end
+local before, count = string.match(taking or '', '^(%d+) (%d+)$')
+count = before == look and tonumber(count) or 0
 local list = prefix .. 'V2:PASS:' .. client
 local taken = prefix .. 'V2:TAKEN:' .. client
 local items = redis.call('LRANGE', list, 0, -1)
-redis.call('DEL', list)
-for _, item in ipairs(items) do redis.call('RPUSH', taken, item) end
-redis.call('PEXPIRE', taken, 600000)
-return items";
+if #items > 0 then
+  redis.call('DEL', list)
+  for _, item in ipairs(items) do redis.call('RPUSH', taken, item) end
+  redis.call('PEXPIRE', taken, 600000)
+  count = count + #items
+  redis.call('HSET', session, 'taking', look .. ' ' .. count)
+end
+if count == 0 then return {} end
+return redis.call('LRANGE', taken, -count, -1)";
 
 /// Of all owners, those that are not live.
 const GONE: &str = r"

@@ -46,8 +46,21 @@ pub(crate) enum Then {
         to: ShardId,
         barrier: u64,
     },
-    /// Tell the session's old node that everybody knows the new one.
-    Known(SessionRef),
+    /// Everybody knows that it is here: from now on none of this node's shards sends to where it
+    /// was only. What they sent before is waited for.
+    Known(Moved),
+    /// Nothing more is sent to where it was only: that is told.
+    Sent(Moved),
+}
+
+/// What has come to this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Moved {
+    /// A session that is handed over; its old node is told.
+    Session(SessionRef),
+    /// Sessions of this shard that wait for what their old node left, in this round; the hub is
+    /// told.
+    Round(u64),
 }
 
 /// A SUBACK that waits, and the retained messages that follow it.
@@ -139,7 +152,12 @@ impl Shard {
         match then {
             Then::SubAck(pending) => self.suback(pending),
             Then::Answer { to, barrier } => self.send(to, Envelope::Fenced { barrier }),
-            Then::Known(session) => self.arrival_known(session),
+            Then::Known(moved) => {
+                let barrier = self.barriers.next();
+                self.wait(barrier, false, 0, Then::Sent(moved));
+            }
+            Then::Sent(Moved::Session(session)) => self.arrival_known(session),
+            Then::Sent(Moved::Round(round)) => self.send_hub(Envelope::Spread { round }),
         }
     }
 }

@@ -161,7 +161,8 @@ pub enum Change {
     /// A message came directly while others are passed on.
     Held(HeldRecord),
     /// The session is where it is. The old node said that it passes nothing more on; or it did
-    /// not say so in time, and the session needs what is in its inbox.
+    /// not say so in time, and the session needs what is in its inbox, behind what was passed on
+    /// before this is recorded: the hub answers with [`Envelope::Pass`], even if that is nothing.
     Arrived {
         is_told: bool,
     },

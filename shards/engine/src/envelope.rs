@@ -111,6 +111,11 @@ pub enum Envelope {
     Pass {
         client_id: Box<str>,
         items: Vec<Option<DeliveryItem>>,
+        /// It is all that was passed on before [`Change::Arrived`] was recorded without the old
+        /// node's word.
+        ///
+        /// [`Change::Arrived`]: crate::Change::Arrived
+        is_all: bool,
     },
     /// Shard to hub: a session was lost, and what waits for these of its receipts must not be
     /// sent to other nodes any more.
@@ -132,6 +137,11 @@ pub enum Envelope {
         node: Box<str>,
         round: u64,
     },
+    /// Shard to hub: everybody knows where this shard's sessions of that round are, and what was
+    /// sent to that node only is in its inbox.
+    Spread {
+        round: u64,
+    },
     /// Hub to shard: a message of that inbox.
     Left {
         round: u64,
@@ -142,7 +152,7 @@ pub enum Envelope {
         round: u64,
     },
     /// Hub to the home shard: every node knows by now where the session went that this shard
-    /// had under this epoch.
+    /// had under this epoch. It comes behind all that they sent here before they knew.
     Known {
         epoch: u64,
         client_id: Box<str>,

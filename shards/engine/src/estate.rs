@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::barrier::{Moved, Then};
 use crate::durable::Change;
 use crate::envelope::{Envelope, SessionRef};
 use crate::message::Message;
@@ -42,6 +43,16 @@ impl Estates {
     pub(crate) fn delivering(&self) -> Option<&str> {
         self.rounds.get(&self.round?).map(|round| &*round.node)
     }
+
+    /// The session needs nothing of what this node left.
+    pub(crate) fn stop_inheriting(&mut self, session: SessionRef, node: &str) {
+        if let Some(waiting) = self.waiting.get_mut(node) {
+            waiting.retain(|heir| *heir != session);
+        }
+        for round in self.rounds.values_mut().filter(|round| *round.node == *node) {
+            round.heirs.remove(&session);
+        }
+    }
 }
 
 impl Shard {
@@ -63,12 +74,16 @@ impl Shard {
         }
     }
 
-    /// What follows of this round is for the sessions that wait for `node` now.
+    /// What follows of this round is for the sessions that wait for `node` now. It goes on until
+    /// everybody knows where they are.
     pub(crate) fn begin_round(&mut self, node: Box<str>, round: u64) {
-        if let Some(waiting) = self.estates.waiting.remove(&node) {
-            let heirs = waiting.into_iter().collect();
-            self.estates.rounds.insert(round, Round { node, heirs });
-        }
+        let Some(waiting) = self.estates.waiting.remove(&node) else {
+            return self.send_hub(Envelope::Spread { round });
+        };
+        let heirs = waiting.into_iter().collect();
+        self.estates.rounds.insert(round, Round { node, heirs });
+        let barrier = self.barriers.next();
+        self.wait(barrier, true, 0, Then::Known(Moved::Round(round)));
     }
 
     /// A message that the round's node had not taken in for certain.

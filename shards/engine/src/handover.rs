@@ -2,14 +2,15 @@
 //!
 //! For a short time after a session has moved, publishers elsewhere know its old node only, or
 //! both, or the new one only. The old node goes on taking what the session is subscribed to and
-//! passes it on, in order, until the new node says that everybody knows it, and a little longer
-//! for what is still on its way; then it says so and stops. The new node delivers what is passed
+//! passes it on, in order, until it hears that everybody knows the new one: behind all that was
+//! sent to it before, however long that takes. Then it says so and stops. The new node delivers what is passed
 //! on, and holds what comes to it directly until the last was passed; of what it holds it leaves
 //! out what came both ways. So nothing is lost, nothing comes twice, and one publisher's messages
 //! keep their order. Messages are told apart by the number they got where they were published.
 //!
 //! A session that its node did not hand over gets what that node left in its inbox (`estate`); so
-//! does one whose old node dies before it has passed all on.
+//! does one whose old node dies, or is slow, before it has passed all on: behind what it did pass
+//! on, and unless it says after all that this was all.
 //!
 //! If the new node dies meanwhile, the next one goes on: what is held is recorded as it comes, and
 //! what is passed on stays where it was passed to until it is recorded as queued ([`Kept`]).
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use octopus_mqtt::QoS;
 
-use crate::barrier::Then;
+use crate::barrier::{Moved, Then};
 use crate::durable::{Change, DeliveryItem, HeldRecord, Kept, RecordOp};
 use crate::envelope::SessionRef;
 use crate::event::Instant;
@@ -30,15 +31,15 @@ use crate::session::Extra;
 use crate::shard::{Shard, Timer};
 use crate::subscriptions::SessionId;
 
-/// How long the old node passes messages on after everybody knows the new one: for what was
-/// sent to it before.
+/// How long the old node passes messages on after it heard, behind what was sent to it before,
+/// that everybody knows the new one: for what is still on its way between its shards.
 const PASSING_TIME: Duration = Duration::from_millis(400);
 /// How long a node that lost a session still wants what the session is subscribed to.
 const GHOST_TIME: Duration = Duration::from_millis(100);
 /// How long the old node passes messages on if the new one never says that it is known. Longer
 /// than the hub waits for nodes that do not answer.
 const PASSING_MAX: Duration = Duration::from_secs(30);
-/// How long the new node, once known, waits for the last of them, if the old one is gone.
+/// How long the new node, once known, waits for the last of them: the old one may be gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Numbers of places for what one node holds of a session.
@@ -79,6 +80,11 @@ pub(crate) struct Arriving {
     evict: Option<u64>,
     /// The node that passes messages on. It had the session before those in `left`.
     passed_by: Option<Box<str>>,
+    /// It was not waited for: its inbox is needed, unless it says after all that it has passed
+    /// everything on.
+    untold: Option<Box<str>>,
+    /// What it has passed on until then is still to come.
+    is_owed_last: bool,
     /// Nodes that have left something for it in their inboxes, in the order they had it.
     left: Vec<Box<str>>,
 }
@@ -124,6 +130,8 @@ impl Arriving {
             inherited: HashSet::new(),
             evict: None,
             passed_by,
+            untold: None,
+            is_owed_last: false,
             left,
         }
     }
@@ -350,7 +358,7 @@ impl Shard {
         session.moving = Some(Box::new(Moving::Arriving(Box::new(arriving))));
         let session = session.id;
         if let Some(Passed { barrier, answers, .. }) = passed {
-            self.wait(barrier, true, answers, Then::Known(session));
+            self.wait(barrier, true, answers, Then::Known(Moved::Session(session)));
         }
         self.go_on_arriving(id);
     }
@@ -387,7 +395,14 @@ impl Shard {
     }
 
     /// What the session's old node passes on; `None`: that was the last.
-    pub(crate) fn passed_on(&mut self, client_id: &str, items: Vec<Option<DeliveryItem>>) {
+    ///
+    /// - `is_all`: see [`Envelope::Pass`](crate::Envelope::Pass).
+    pub(crate) fn passed_on(
+        &mut self,
+        client_id: &str,
+        items: Vec<Option<DeliveryItem>>,
+        is_all: bool,
+    ) {
         for item in items {
             match (self.sessions.find(client_id), item) {
                 (Some(id), Some(item)) => self.take_passed(id, item),
@@ -397,6 +412,13 @@ impl Shard {
                 }
                 (None, None) => {}
             }
+        }
+        if is_all
+            && let Some(id) = self.sessions.find(client_id)
+            && let Some((_, arriving)) = self.arriving(id)
+            && std::mem::take(&mut arriving.is_owed_last)
+        {
+            self.go_on_arriving(id);
         }
     }
 
@@ -435,26 +457,35 @@ impl Shard {
     /// The session's old node passes nothing on any more.
     fn was_passed(&mut self, id: SessionId) {
         self.record_always(id, Change::Arrived { is_told: true });
-        if let Some((_, arriving)) = self.arriving(id)
-            && arriving.passed_by.take().is_some()
-        {
-            self.go_on_arriving(id);
+        let Some((session, arriving)) = self.arriving(id) else { return };
+        if arriving.passed_by.take().is_some() {
+            return self.go_on_arriving(id);
+        }
+        // Nothing in its inbox is needed any more: what it will not pass on comes directly as well.
+        let Some(node) = arriving.untold.take() else { return };
+        if arriving.left.iter().filter(|left| **left == node).count() == 1 {
+            arriving.is_owed_last = false;
+            self.estates.stop_inheriting(session, &node);
+            self.record(id, || Change::Inherited { node: node.clone() });
+            self.has_inherited(id, &node);
         }
     }
 
-    /// It has not said so in time. What it had not taken in and passed on is in its inbox.
+    /// It has not said so in time. What it had not taken in and passed on is in its inbox; but what
+    /// it did pass on is older, and comes first: once this is recorded the hub looks for it.
     fn was_not_passed(&mut self, id: SessionId) {
         let is_kept = self.config.recorded.messages;
         let Some((_, arriving)) = self.arriving(id) else { return };
         let Some(node) = arriving.passed_by.take() else { return };
         if is_kept && !node.is_empty() {
             arriving.left.insert(0, node.clone());
+            arriving.untold = Some(node.clone());
         }
+        arriving.is_owed_last = true;
         self.record_always(id, Change::Arrived { is_told: false });
         if !is_kept {
             self.record_always(id, Change::Inherited { node });
         }
-        self.go_on_arriving(id);
     }
 
     /// The session has all that was in the inbox of `node`.
@@ -478,7 +509,7 @@ impl Shard {
     fn go_on_arriving(&mut self, id: SessionId) {
         let Some((session, arriving)) = self.arriving(id) else { return };
         match arriving.left.first().cloned() {
-            _ if arriving.passed_by.is_some() => {}
+            _ if arriving.passed_by.is_some() || arriving.is_owed_last => {}
             Some(node) => self.begin_inheriting(session, node),
             None => self.settle_in(id),
         }

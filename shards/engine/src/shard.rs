@@ -560,7 +560,9 @@ impl Shard {
             (Envelope::Adopt(adopted), Peer::Hub) => {
                 self.adopt(&adopted.client_id, adopted.epoch, *adopted.record);
             }
-            (Envelope::Pass { client_id, items }, Peer::Hub) => self.passed_on(&client_id, items),
+            (Envelope::Pass { client_id, items, is_all }, Peer::Hub) => {
+                self.passed_on(&client_id, items, is_all);
+            }
             (Envelope::LeftBegins { node, round }, Peer::Hub) => self.begin_round(node, round),
             (Envelope::Left { round, message }, Peer::Hub) => self.inherit(round, &message),
             (Envelope::LeftEnds { round }, Peer::Hub) => self.end_round(round),

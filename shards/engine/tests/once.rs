@@ -442,7 +442,7 @@ fn what_comes_by_way_of_an_older_node_is_taken_for_coming_again() {
     // Directly, and passed on too late.
     assert_eq!(bench.deliver(19, false).changes().len(), 2);
     let items = [15, 17, 19, 21].map(|number| Some(item(number))).into();
-    let passed = bench.hub(Envelope::Pass { client_id: "c".into(), items });
+    let passed = bench.hub(Envelope::Pass { client_id: "c".into(), items, is_all: false });
     let (unkept, delivered): (Vec<&Change>, Vec<_>) =
         passed.changes().into_iter().partition(|change| matches!(change, Change::Unkept(_)));
     assert_eq!((unkept.len(), delivered.len()), (3, 2), "{passed:?}");
@@ -490,7 +490,7 @@ fn a_session_that_holds_all_it_may_goes_on_arriving() {
     assert_eq!(queued, held_max, "what was held is not delivered");
     // Passed on as well, and then no more: what the dead node left is still to come.
     let items = vec![Some(item(1)), None];
-    let told = bench.hub(Envelope::Pass { client_id: "c".into(), items });
+    let told = bench.hub(Envelope::Pass { client_id: "c".into(), items, is_all: false });
     assert!(matches!(told.changes()[..], [Change::Unkept(_), Change::Arrived { is_told: true }]));
     let is_owed =
         |envelope: &Envelope| matches!(envelope, Envelope::Owed { node } if **node == *"dead");

@@ -1,11 +1,9 @@
 //! How the model's nodes get what one that is dead or silent left in its inbox: rounds as the
-//! real bridge has them, but ended by what has happened and not by the clock.
-
-use std::collections::BTreeMap;
+//! real bridge has them.
 
 use octopus_engine::Envelope;
 
-use crate::world::{World, send_all};
+use crate::world::{Inboxed, SHARDS, World, send_all};
 
 /// One inbox that is gone through for the sessions of one node.
 #[derive(Debug)]
@@ -15,29 +13,23 @@ pub(crate) struct Round {
     pub(crate) node: usize,
     /// The next entry to read.
     next: u64,
-    spread: Spread,
-}
-
-/// How far the news of the heir's sessions has come. Numbers are of what was pushed before.
-#[derive(Debug)]
-enum Spread {
-    /// Not told by the heir yet.
-    Told(u64),
-    /// Not heard by these nodes yet.
-    Heard(BTreeMap<usize, u64>),
-    /// Heard; what they sent before is not in Redis yet.
-    Written(BTreeMap<usize, u64>),
-    Done,
+    /// Shards of the heir that have not said that all nodes know of their sessions.
+    shards: u16,
 }
 
 impl World {
     pub(crate) fn begin_round(&mut self, heir: usize, node: usize) {
         self.last_round += 1;
         let (number, next) = (self.last_round, self.inboxes[node].first);
-        let spread = Spread::Told(self.told[heir].pushed);
         let left: Box<str> = node.to_string().into();
         send_all(&mut self.nodes[heir], &Envelope::LeftBegins { node: left, round: number });
-        self.rounds.push(Round { number, heir, node, next, spread });
+        self.rounds.push(Round { number, heir, node, next, shards: SHARDS });
+    }
+
+    /// All nodes know where one shard's sessions of this round are.
+    pub(crate) fn spread(&mut self, heir: usize, number: u64) {
+        let is_it = |round: &&mut Round| (round.heir, round.number) == (heir, number);
+        self.rounds.iter_mut().find(is_it).expect("a round of ours").shards -= 1;
     }
 
     /// Takes one round on.
@@ -50,43 +42,17 @@ impl World {
         if !self.is_up(round.heir) {
             return self.rounds.extend(self.is_live[round.heir].then_some(round));
         }
-        self.spread_on(&mut round);
         let number = round.number;
-        if let Some(message) = self.inboxes[round.node].get(round.next) {
+        // Nobody needs what was forgotten meanwhile.
+        round.next = round.next.max(self.inboxes[round.node].first);
+        if let Some(entry) = self.inboxes[round.node].get(round.next) {
             round.next += 1;
-            send_all(&mut self.nodes[round.heir], &Envelope::Left { round: number, message });
-        } else if matches!(round.spread, Spread::Done) {
+            if let Inboxed::Message(message) = entry {
+                send_all(&mut self.nodes[round.heir], &Envelope::Left { round: number, message });
+            }
+        } else if round.shards == 0 {
             return send_all(&mut self.nodes[round.heir], &Envelope::LeftEnds { round: number });
         }
         self.rounds.push(round);
-    }
-
-    fn spread_on(&mut self, round: &mut Round) {
-        let others: Vec<usize> =
-            (0..self.nodes.len()).filter(|&node| node != round.heir && self.is_up(node)).collect();
-        match &mut round.spread {
-            Spread::Told(at) if self.told[round.heir].popped >= *at => {
-                let pushed = |&node: &usize| (node, self.lane(round.heir, node).pushed);
-                round.spread = Spread::Heard(others.iter().map(pushed).collect());
-            }
-            Spread::Heard(at) => {
-                at.retain(|&node, at| {
-                    others.contains(&node) && self.lane(round.heir, node).popped < *at
-                });
-                if at.is_empty() {
-                    self.collect();
-                    let pushed = |&node: &usize| (node, self.told[node].pushed);
-                    round.spread = Spread::Written(others.iter().map(pushed).collect());
-                }
-            }
-            Spread::Written(at) => {
-                at.retain(|&node, at| others.contains(&node) && self.told[node].popped < *at);
-                // What the heir itself sent before its own shards knew is behind, too.
-                if at.is_empty() {
-                    round.spread = Spread::Done;
-                }
-            }
-            Spread::Told(_) | Spread::Done => {}
-        }
     }
 }

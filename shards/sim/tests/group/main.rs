@@ -411,3 +411,36 @@ fn move_unheard(seed: u64) {
 fn a_session_is_passed_on_to_until_every_node_knows_where_it_is() {
     (0..SEEDS / 10).for_each(move_unheard);
 }
+
+/// Redis takes so long that the new node does not wait for the old one's last word, though both
+/// live: what was passed on and what is in the inbox come by two ways.
+fn move_while_redis_is_slow(seed: u64) {
+    let mut world = World::new(seed, 3);
+    let mut wanderer = Wanderer::new(&mut world);
+    let mut publishers = Vec::new();
+    for at in [1, 2] {
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            publishers.push(Publisher::new(&mut world, at, qos));
+        }
+    }
+    traffic(&mut world, &mut publishers);
+    for publisher in &mut publishers {
+        (0..10).for_each(|_| publisher.publish(&mut world));
+    }
+    world.slow = Some(if seed.is_multiple_of(2) { 80 } else { 0 });
+    wanderer.move_to(&mut world, 1);
+    for _ in 0..10 {
+        traffic(&mut world, &mut publishers);
+        let count = world.random.below(8);
+        wanderer.take(&mut world, count);
+    }
+    world.slow = None;
+    (0..2).for_each(|_| settle(&mut world, &mut wanderer, &mut publishers));
+    rest(&mut world, &mut wanderer, &mut publishers);
+    check(seed, &wanderer, &publishers);
+}
+
+#[test]
+fn a_session_moves_while_redis_is_slow() {
+    (0..SEEDS / 5).for_each(move_while_redis_is_slow);
+}

@@ -14,7 +14,7 @@ use octopus_sim::{Node, NodeConfig, Random};
 use crate::estate::Round;
 use crate::redis::Redis;
 
-const SHARDS: u16 = 2;
+pub(crate) const SHARDS: u16 = 2;
 /// Decides homes on a node, and numbers its messages.
 fn seed_of(node: usize) -> u64 {
     7 + node as u64
@@ -48,37 +48,21 @@ struct Asked {
     left: BTreeSet<usize>,
 }
 
-/// A way that keeps its order, and counts.
-#[derive(Debug)]
-pub(crate) struct Way<T> {
-    items: VecDeque<T>,
-    pub(crate) pushed: u64,
-    pub(crate) popped: u64,
-}
+/// A way that keeps its order.
+type Way<T> = VecDeque<T>;
 
-impl<T> Default for Way<T> {
-    fn default() -> Self {
-        Self { items: VecDeque::new(), pushed: 0, popped: 0 }
-    }
-}
-
-impl<T> Way<T> {
-    fn push(&mut self, item: T) {
-        self.items.push_back(item);
-        self.pushed += 1;
-    }
-
-    fn pop(&mut self) -> Option<T> {
-        let item = self.items.pop_front()?;
-        self.popped += 1;
-        Some(item)
-    }
+/// What stands in an inbox.
+#[derive(Clone, Debug)]
+pub(crate) enum Inboxed {
+    Message(Message),
+    /// Every node knows where this client's session went that was here under this epoch.
+    Known(u64, Box<str>),
 }
 
 /// A node's inbox in Redis: what it was sent and has not noted as taken in.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    messages: VecDeque<Message>,
+    entries: VecDeque<Inboxed>,
     /// The number of the first of them.
     pub(crate) first: u64,
     /// The next one the node reads.
@@ -90,8 +74,8 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(crate) fn get(&self, number: u64) -> Option<Message> {
-        self.messages.get((number - self.first) as usize).cloned()
+    pub(crate) fn get(&self, number: u64) -> Option<Inboxed> {
+        self.entries.get((number - self.first) as usize).cloned()
     }
 }
 
@@ -111,8 +95,10 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) is_live: Vec<bool>,
     paused: Option<usize>,
-    /// What shards told the hub and Redis has not taken yet, by node.
-    pub(crate) told: Vec<Way<(ShardId, Envelope)>>,
+    /// What shards told the hub and Redis has not taken yet, by node: of messages and who wants
+    /// which, and of sessions. Neither waits for the other.
+    told: Vec<Way<(ShardId, Envelope)>>,
+    recorded: Vec<Way<(ShardId, Envelope)>>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) last_round: u64,
@@ -130,8 +116,10 @@ pub(crate) struct World {
     last_asked: u64,
     /// Hears nothing of the others until this is taken back.
     pub(crate) is_deaf: Option<usize>,
-    /// Clients to whom something was passed on.
-    calls: BTreeSet<String>,
+    /// Clients to whom something was passed on; `true`: whose nodes want to know that it is all.
+    calls: BTreeMap<String, bool>,
+    /// What Redis does takes many times as long, and what is read in it so many percent longer yet.
+    pub(crate) slow: Option<u32>,
 }
 
 impl World {
@@ -148,6 +136,7 @@ impl World {
             is_live: vec![true; count],
             paused: None,
             told: (0..count).map(|_| Way::default()).collect(),
+            recorded: (0..count).map(|_| Way::default()).collect(),
             inboxes: (0..count).map(|_| Inbox::default()).collect(),
             rounds: Vec::new(),
             last_round: 0,
@@ -160,7 +149,8 @@ impl World {
             asked: BTreeMap::new(),
             last_asked: ASKED_FROM,
             is_deaf: None,
-            calls: BTreeSet::new(),
+            calls: BTreeMap::new(),
+            slow: None,
         }
     }
 
@@ -172,12 +162,14 @@ impl World {
             _ if !self.is_up(node) => self.force(node),
             0..=3 => self.serve_redis(node),
             4..=6 => (0..4).for_each(|_| self.carry(node)),
+            7..=9 if self.slow.is_some_and(|percent| self.random.chance(percent)) => {}
             7 => self.pass_on(),
             8 => self.read_inbox(node),
             9 => self.read_left(),
             10 => self.adopt(),
             _ => {
-                let pause = Duration::from_micros(self.random.below(1500) as u64);
+                let most_us = if self.slow.is_some() { 40_000 } else { 1500 };
+                let pause = Duration::from_micros(self.random.below(most_us) as u64);
                 self.each_up(|node| {
                     node.advance(pause);
                     tend(node);
@@ -200,10 +192,6 @@ impl World {
         self.is_live[node] && self.paused != Some(node)
     }
 
-    pub(crate) fn lane(&self, from: usize, to: usize) -> &Way<impl std::fmt::Debug> {
-        &self.lanes[&(from, to)]
-    }
-
     pub(crate) fn run(&mut self, steps: usize) {
         (0..steps).for_each(|_| self.step());
     }
@@ -213,6 +201,7 @@ impl World {
         self.collect();
         self.is_live[node] = false;
         self.told[node] = Way::default();
+        self.recorded[node] = Way::default();
         self.waits_for_no_longer(node);
         self.waiting.retain(|waiting| waiting.node != node);
         let owned = self.redis.sessions.iter().filter(|(_, kept)| kept.owner == Some(node));
@@ -232,7 +221,7 @@ impl World {
         let client_id = client.as_str().into();
         let adopted = Adopted { client_id, epoch, record: record.unwrap_or_default() };
         self.send_home(heir, &client, Envelope::Adopt(Box::new(adopted)));
-        self.calls.insert(client);
+        self.call(client, false);
     }
 
     /// The node does nothing until [`Self::resume`]; others may take its sessions.
@@ -253,7 +242,7 @@ impl World {
     pub(crate) fn resume(&mut self) {
         let Some(node) = self.paused.take() else { return };
         self.nodes[node].advance(LEASE * 2);
-        for (shard, envelope) in &mut self.told[node].items {
+        for (shard, envelope) in &mut self.told[node] {
             if let Envelope::Bridge { receipt: Some(receipt), nodes, .. } = envelope {
                 let (receipt, reason) = (*receipt, ReasonCode::QuotaExceeded);
                 *nodes = octopus_engine::PeerSet::default();
@@ -287,19 +276,24 @@ impl World {
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.collect();
         let is_read =
-            |(node, inbox): (usize, &Inbox)| !self.is_live[node] || inbox.messages.is_empty();
-        self.told.iter().all(|told| told.items.is_empty())
+            |(node, inbox): (usize, &Inbox)| !self.is_live[node] || inbox.entries.is_empty();
+        self.told.iter().chain(&self.recorded).all(|told| told.is_empty())
             && self.inboxes.iter().enumerate().all(is_read)
             && self.rounds.is_empty()
             && self.redis.passed.values().all(VecDeque::is_empty)
             && self.redis.taken.values().all(VecDeque::is_empty)
     }
 
-    pub(crate) fn collect(&mut self) {
-        for (node, told) in self.told.iter_mut().enumerate() {
-            let outbox = std::mem::take(&mut self.nodes[node].hub.outbox);
-            if self.is_live[node] {
-                outbox.into_iter().for_each(|item| told.push(item));
+    fn collect(&mut self) {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            let outbox = std::mem::take(&mut node.hub.outbox);
+            for item in outbox.into_iter().filter(|_| self.is_live[index]) {
+                let is_of_a_session = matches!(
+                    item.1,
+                    Envelope::Claim(_) | Envelope::Record(_) | Envelope::Surrendered(_)
+                );
+                let way = if is_of_a_session { &mut self.recorded } else { &mut self.told };
+                way[index].push_back(item);
             }
         }
     }
@@ -312,23 +306,26 @@ impl World {
     // --- what shards tell ---
 
     fn serve_redis(&mut self, node: usize) {
-        let Some((shard, envelope)) = self.told[node].pop() else { return };
+        let way = if self.random.chance(50) { &mut self.recorded } else { &mut self.told };
+        let Some((shard, envelope)) = way[node].pop_front() else { return };
         match envelope {
             Envelope::Claim(claim) => self.claim(node, shard, claim),
             Envelope::Record(op) => {
                 let (client_id, epoch) = (op.client_id.clone(), op.epoch);
                 let is_passed = matches!(op.change, octopus_engine::Change::Passed { .. });
                 let is_known = matches!(op.change, octopus_engine::Change::Known);
+                let is_untold =
+                    matches!(op.change, octopus_engine::Change::Arrived { is_told: false });
                 let is_kept = self.redis.apply(node, *op);
                 let count = self.counts.entry((node, shard)).or_default();
                 *count += 1;
                 let (count, mut refused) = (*count, Vec::new());
                 if is_known && let Some((old, epoch)) = self.redis.take_from(&client_id) {
-                    let client_id = client_id.clone();
-                    self.send_home(old, &client_id.clone(), Envelope::Known { epoch, client_id });
+                    let known = Inboxed::Known(epoch, client_id.clone());
+                    self.inboxes[old].entries.push_back(known);
                 }
-                if is_passed {
-                    self.calls.insert(client_id.clone().into());
+                if is_passed || is_kept && is_untold {
+                    self.call(client_id.clone().into(), is_untold);
                 }
                 if !is_kept {
                     refused.push(count);
@@ -344,17 +341,19 @@ impl World {
             Envelope::Fenced { barrier } if barrier > ASKED_FROM => {
                 let Some(asked) = self.asked.get(&barrier) else { return };
                 let lane = self.lanes.entry((node, asked.node)).or_default();
-                lane.push(Carried::Known(barrier));
+                lane.push_back(Carried::Known(barrier));
             }
             Envelope::Bridge { message, nodes, receipt } => {
                 for other in nodes.iter() {
-                    self.inboxes[usize::from(other)].messages.push_back(message.clone());
+                    let entry = Inboxed::Message(message.clone());
+                    self.inboxes[usize::from(other)].entries.push_back(entry);
                 }
                 if let Some(receipt) = receipt {
                     self.nodes[node].send_from_hub(shard, Envelope::Accepted { receipt });
                 }
             }
             Envelope::Fenced { barrier } => self.fenced(node, barrier),
+            Envelope::Spread { round } => self.spread(node, round),
             Envelope::Owed { node: left } => {
                 self.begin_round(node, left.parse().expect("a node's number"));
             }
@@ -390,7 +389,7 @@ impl World {
         let (connection, client_id) = (claim.connection, claim.client_id);
         let claimed = Claimed { connection, client_id, epoch, record };
         self.nodes[node].send_from_hub(shard, Envelope::Claimed(Box::new(claimed)));
-        self.calls.insert(client);
+        self.call(client, false);
     }
 
     fn surrendered(&mut self, node: usize, surrendered: Surrendered) {
@@ -418,7 +417,7 @@ impl World {
         }
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             let lane = self.lanes.entry((node, other)).or_default();
-            lane.push(Carried::Interest { filter: filter.clone(), wanted });
+            lane.push_back(Carried::Interest { filter: filter.clone(), wanted });
         }
     }
 
@@ -429,7 +428,7 @@ impl World {
         let others = (0..self.nodes.len()).filter(|&other| other != node && self.is_up(other));
         let left: BTreeSet<usize> = others.collect();
         for &other in &left {
-            self.lanes.entry((node, other)).or_default().push(Carried::Ask(number));
+            self.lanes.entry((node, other)).or_default().push_back(Carried::Ask(number));
         }
         self.asked.insert(number, Asked { node, shard, barrier, left });
         self.known(number, node);
@@ -454,7 +453,7 @@ impl World {
             return;
         }
         let Some(lane) = self.lanes.get_mut(&(from, to)) else { return };
-        let Some(carried) = lane.pop() else { return };
+        let Some(carried) = lane.pop_front() else { return };
         if !self.is_live[to] {
             if let Carried::Ask(number) = carried {
                 self.known(number, to);
@@ -467,7 +466,7 @@ impl World {
                 self.nodes[to].settle();
                 self.collect();
                 let answer = Envelope::Fenced { barrier: number };
-                return self.told[to].push((ShardId(0), answer));
+                return self.told[to].push_back((ShardId(0), answer));
             }
             Carried::Known(number) => return self.known(number, from),
             Carried::Interest { filter, wanted } => {
@@ -480,11 +479,19 @@ impl World {
     fn read_inbox(&mut self, node: usize) {
         for _ in 0..self.random.below(6) {
             let inbox = &mut self.inboxes[node];
-            let Some(message) = inbox.get(inbox.next) else { break };
+            let Some(entry) = inbox.get(inbox.next) else { break };
             inbox.next += 1;
             let barrier = inbox.next;
             inbox.fences.insert(barrier, SHARDS);
-            send_all(&mut self.nodes[node], &Envelope::Publish(message));
+            match entry {
+                Inboxed::Message(message) => {
+                    send_all(&mut self.nodes[node], &Envelope::Publish(message));
+                }
+                Inboxed::Known(epoch, client_id) => {
+                    let known = Envelope::Known { epoch, client_id: client_id.clone() };
+                    self.send_home(node, &client_id, known);
+                }
+            }
             send_all(&mut self.nodes[node], &Envelope::Fence { barrier });
         }
         self.trim(node);
@@ -508,22 +515,26 @@ impl World {
         }
         let inbox = &mut self.inboxes[node];
         if inbox.first < inbox.taken {
-            inbox.messages.drain(..(inbox.taken - inbox.first) as usize);
+            inbox.entries.drain(..(inbox.taken - inbox.first) as usize);
             inbox.first = inbox.taken;
             let barrier = inbox.taken;
             send_all(&mut self.nodes[node], &Envelope::Trimmed { barrier });
         }
     }
 
+    fn call(&mut self, client: String, is_all: bool) {
+        *self.calls.entry(client).or_default() |= is_all;
+    }
+
     fn pass_on(&mut self) {
-        let Some(client) = self.calls.pop_first() else { return };
+        let Some((client, is_all)) = self.calls.pop_first() else { return };
         let owner = self.redis.sessions.get(&client).and_then(|kept| kept.owner);
         let Some(owner) = owner.filter(|&owner| self.is_live[owner]) else {
             // The next claim looks again.
             return;
         };
         let items = self.redis.take_passed(&client);
-        let envelope = Envelope::Pass { client_id: client.as_str().into(), items };
+        let envelope = Envelope::Pass { client_id: client.as_str().into(), items, is_all };
         self.send_home(owner, &client, envelope);
     }
 }
