@@ -219,6 +219,7 @@ fn run(seed: u64, moves: usize, mishap: Mishap) {
         if turn == moves / 2 && at != 2 {
             // A session that is still being handed over is not yet all its new node's.
             settle(&mut world, &mut wanderer, &mut publishers);
+            world.slow = [None, Some(0), Some(80)][seed as usize % 3];
             match mishap {
                 Mishap::Nothing => {}
                 Mishap::Death => world.kill(at),
@@ -228,6 +229,8 @@ fn run(seed: u64, moves: usize, mishap: Mishap) {
             wanderer.move_to(&mut world, 2);
             traffic(&mut world, &mut publishers);
             world.resume();
+            traffic(&mut world, &mut publishers);
+            world.slow = None;
             settle(&mut world, &mut wanderer, &mut publishers);
             continue;
         }
