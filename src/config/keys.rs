@@ -305,7 +305,7 @@ pub(super) static KEYS: &[Key<Config>] = &[
     key(
         "limits.memory_bytes_max",
         bytes(0, TIB),
-        "What clients may make the node keep in memory, topics and payloads as counted in the other limits, with buffers, filters and an estimate for each thing. As it fills: newcomers are refused (70 %), QoS 0 is dropped for who does not keep up (80 %), publishers are read once a second (90 %) and refused (100 %). 0: no budget.",
+        "What clients may make the node keep in memory, topics and payloads as counted in the other limits, with buffers, filters and an estimate for each thing. As it fills: newcomers are refused (70 %), QoS 0 is dropped for who does not keep up (80 %), publishers are read once a second and packets of more than 1 MiB that are not whole closed (90 %), and all refused (100 %). 0: no budget.",
         |c| &mut c.limits.memory_bytes_max,
     ),
     key(

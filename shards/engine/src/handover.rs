@@ -3,10 +3,11 @@
 //! For a short time after a session has moved, publishers elsewhere know its old node only, or
 //! both, or the new one only. The old node goes on taking what the session is subscribed to and
 //! passes it on, in order, until it hears that everybody knows the new one: behind all that was
-//! sent to it before, however long that takes. Then it says so and stops. The new node delivers what is passed
-//! on, and holds what comes to it directly until the last was passed; of what it holds it leaves
-//! out what came both ways. So nothing is lost, nothing comes twice, and one publisher's messages
-//! keep their order. Messages are told apart by the number they got where they were published.
+//! sent to it before, however long that takes. Then it says so and stops. The new node delivers
+//! what is passed on, and holds what comes to it directly until the last was passed; of what it
+//! holds it leaves out what came both ways. So nothing is lost, nothing comes twice, and one
+//! publisher's messages keep their order. Messages are told apart by the number they got where
+//! they were published.
 //!
 //! A session that its node did not hand over gets what that node left in its inbox (`estate`); so
 //! does one whose old node dies, or is slow, before it has passed all on: behind what it did pass
