@@ -191,6 +191,31 @@ impl Redis {
         Ok(())
     }
 
+    /// Ends it as a crash does when its replicas have all that it acknowledged: they follow
+    /// asynchronously, and what they lack then nobody has. Writes under way wait meanwhile.
+    pub(crate) fn kill_followed(&mut self) -> Result<(), Failed> {
+        const PAUSE_MS: u64 = 10_000;
+        let mut own = self.own_connection()?;
+        redis::cmd("CLIENT").arg("PAUSE").arg(PAUSE_MS).arg("WRITE").query::<()>(&mut own)?;
+        wait("the replicas have what the master has", || {
+            let info: String = redis::cmd("INFO").arg("replication").query(&mut own)?;
+            let written = field(&info, "master_repl_offset:");
+            let replicas: Vec<&str> = info.lines().filter(|line| line.contains(",port=")).collect();
+            for replica in &replicas {
+                let port = replica.split(',').find_map(|field| field.strip_prefix("port="));
+                let port = port.unwrap_or_default().parse()?;
+                let client = redis::Client::open((self.address.to_string(), port))?;
+                let mut replica = client.get_connection()?;
+                let info: String = redis::cmd("INFO").arg("replication").query(&mut replica)?;
+                if field(&info, "slave_repl_offset:") != written {
+                    return Ok(false);
+                }
+            }
+            Ok(!replicas.is_empty())
+        })?;
+        self.kill()
+    }
+
     /// Starts it again, with what its log holds.
     pub(crate) fn revive(&mut self) -> Result<(), Failed> {
         let Self { command, address, port, directory, has_log, bus, .. } = &*self;
@@ -228,8 +253,7 @@ impl Redis {
         let mut connection = self.own_connection()?;
         let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut connection)?;
         let prefix = format!("cmdstat_{command}:calls=");
-        let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
-        let count = line.and_then(|rest| rest.split(',').next());
+        let count = field(&stats, &prefix).and_then(|rest| rest.split(',').next());
         Ok(count.map_or(Ok(0), str::parse)?)
     }
 
@@ -242,6 +266,11 @@ impl Redis {
         let ping = |mut connection| redis::cmd("PING").query::<String>(&mut connection).is_ok();
         is_open && self.own_connection().is_ok_and(ping)
     }
+}
+
+/// What stands behind `name` in an answer to INFO.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name))
 }
 
 impl Drop for Redis {

@@ -239,8 +239,7 @@ fn one_call_each() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The master that serves the group dies. What it had acknowledged and its replica not yet may be
-/// lost; on one machine, of a process that is killed, it has it. Sessions stay where they are: it
+/// The master that serves the group dies when its replica has what it acknowledged. Sessions stay where they are: it
 /// takes 2 to 3 s, and nodes let go of them later.
 fn fail_over() -> Result<(), Failed> {
     let redis = start(1, false)?;
@@ -250,7 +249,7 @@ fn fail_over() -> Result<(), Failed> {
     let places = [(); 3].map(|()| Place::here());
     let mut scene = Scene::begin(Stage::at(redis, &places, &settings)?)?;
     scene.go_on(WHILE)?;
-    scene.stage.redis.kill()?;
+    scene.stage.redis.kill_followed()?;
     scene.node("A").running()?.wait_for("Redis is away")?;
     scene.go_on(WHILE)?;
     scene.end()

@@ -122,7 +122,7 @@ fn failed_over() -> Result<(), Failed> {
     let places = [(); 3].map(|()| Place::here());
     let mut scene = Scene::begin(Stage::at(master, &places, &settings)?)?;
     scene.go_on(WHILE)?;
-    scene.stage.redis.kill()?;
+    scene.stage.redis.kill_followed()?;
     scene.node("A").running()?.wait_for("Redis is away")?;
     scene.go_on(WHILE)?;
     scene.end()
