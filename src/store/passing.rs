@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use octopus_engine::{Change, Envelope, RecordOp};
 use tokio::sync::mpsc;
@@ -76,19 +77,26 @@ impl Shared {
     }
 }
 
-/// Hands sessions what their old nodes passed on, in order.
+/// Hands sessions what their old nodes passed on, in order. Runs until it is aborted.
 pub(super) async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceiver<Call>) {
     let mut calls = Vec::new();
     let mut last_look = 0;
     // Looks whose answers were lost: what these found comes first.
     let mut unanswered = HashMap::new();
-    while passes.recv_many(&mut calls, CALLS_MAX).await > 0 {
+    loop {
+        // What is left of the last turn is looked for again, whether others call or not.
+        let patience = if calls.is_empty() { Duration::MAX } else { RETRY_INTERVAL };
+        let _ = tokio::time::timeout(patience, passes.recv_many(&mut calls, CALLS_MAX)).await;
         // A session is called once for each message, and one look finds all of them.
         let mut clients = BTreeMap::<Box<str>, bool>::new();
         for Call { client_id, is_last } in calls.drain(..) {
             *clients.entry(client_id).or_default() |= is_last;
         }
         for (client_id, is_last) in clients {
+            if !shared.link.is_up() {
+                calls.push(Call { client_id, is_last });
+                continue;
+            }
             let call = shared.unless_claiming(Call { client_id, is_last });
             let Some(Call { client_id, is_last }) = call else { continue };
             last_look += 1;
@@ -104,11 +112,7 @@ pub(super) async fn pass(shared: Arc<Shared>, mut passes: mpsc::UnboundedReceive
                 }
                 Err(error) => {
                     tracing::debug!(%error, "what was passed on waits in Redis");
-                    let shared = Arc::clone(&shared);
-                    tokio::spawn(async move {
-                        tokio::time::sleep(RETRY_INTERVAL).await;
-                        shared.look_for_passed(Call { client_id, is_last });
-                    });
+                    calls.push(Call { client_id, is_last });
                 }
             }
         }

@@ -422,3 +422,84 @@ impl Texts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use redis::{Connection, cmd};
+
+    use super::*;
+
+    /// A Redis of this test's own, at a socket in a directory of its own.
+    struct Server {
+        child: Child,
+        directory: PathBuf,
+    }
+
+    impl Server {
+        fn start() -> Self {
+            let name = format!("octopus-scripts-{}", std::process::id());
+            let directory = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&directory).expect("a directory");
+            let mut command = Command::new("redis-server");
+            command.args(["--port", "0", "--save", "", "--unixsocket", "socket"]);
+            command.current_dir(&directory).stdout(Stdio::null());
+            let child = command.spawn().expect("redis-server, which tests/run.sh installs");
+            Self { child, directory }
+        }
+
+        fn connection(&self) -> Connection {
+            let url = format!("redis+unix://{}/socket", self.directory.display());
+            let client = redis::Client::open(url).expect("a place");
+            let until = Instant::now() + Duration::from_secs(30);
+            loop {
+                match client.get_connection() {
+                    Ok(connection) => return connection,
+                    Err(error) => assert!(Instant::now() < until, "{error}"),
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            // It may be gone already.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    #[test]
+    fn a_look_whose_answer_was_lost_finds_the_same_and_what_came_since() {
+        let server = Server::start();
+        let (mut own, mut redis) = (server.connection(), server.connection());
+        let script = redis::Script::new(&Texts::new("PUBLISH").passed);
+        let mut look = |number: u64| -> Vec<String> {
+            let mut call = script.prepare_invoke();
+            call.arg("G:").arg("me").arg("c").arg(number);
+            call.invoke(&mut own).expect("an answer")
+        };
+        let mut tell = |command: &str, arguments: &[&str]| {
+            cmd(command).arg(arguments).query::<redis::Value>(&mut redis).expect("an answer");
+        };
+        tell("HSET", &["G:SESSION:c", "owner", "me"]);
+        tell("RPUSH", &["G:V2:PASS:c", "1", "2"]);
+        assert_eq!(look(1), ["1", "2"]);
+        tell("RPUSH", &["G:V2:PASS:c", "3"]);
+        assert_eq!(look(1), ["1", "2", "3"]);
+        assert_eq!(look(1), ["1", "2", "3"]);
+        assert!(look(2).is_empty());
+        // The first is recorded; it does not come again with others.
+        tell("LPOP", &["G:V2:TAKEN:c"]);
+        tell("RPUSH", &["G:V2:PASS:c", "4"]);
+        assert_eq!(look(3), ["4"]);
+        assert_eq!(look(3), ["4"]);
+        tell("HSET", &["G:SESSION:c", "owner", "another"]);
+        assert!(look(3).is_empty());
+    }
+}
