@@ -239,8 +239,8 @@ fn one_call_each() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The master that serves the group dies when its replica has what it acknowledged. Sessions stay where they are: it
-/// takes 2 to 3 s, and nodes let go of them later.
+/// The master that serves the group dies when its replica has what it acknowledged. Sessions stay
+/// where they are: it takes 2 to 3 s, and nodes let go of them later.
 fn fail_over() -> Result<(), Failed> {
     let redis = start(1, false)?;
     let mut settings = redis.settings();
