@@ -169,7 +169,9 @@ fn doors() -> Result<(), Failed> {
     }
     let mut brokers = Vec::new();
     for command in commands("doors-start")? {
-        let mut shell = here(&command)?;
+        // Not `bounded`: what is ended with the test would be the clock, not the broker.
+        let mut shell = shell(&scratch, &ports.put_into(&command))?;
+        shell.current_dir(scratch.path());
         shell.env("OCTOPUS_BROKER_PORT", ports.of("20000"));
         shell.env("OCTOPUS_HTTP_PORT", ports.of("20080"));
         let broker = Process::spawn(shell, local(0))?;
