@@ -106,7 +106,8 @@ fn serve(loaded: &Loaded, invocation: &Invocation) -> Result<(), Fatal> {
         let store = joined.as_ref().map(|joined| {
             let settings = store::Settings::new(config, incarnation, node.shards(), seed);
             let (link, kept_until) = (joined.link().clone(), joined.kept_until().clone());
-            store::start(settings, link, handle.sender(), kept_until, opens)
+            let heeds = joined.heeds().clone();
+            store::start(settings, link, handle.sender(), kept_until, heeds, opens)
         });
         let (group, bridge, ready) = start_bridge(joined, &handle, node.shards(), seed);
         let (hub, mut hub_task, questions) = hub::hub(handle, node.shards(), bridge);

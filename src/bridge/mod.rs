@@ -39,7 +39,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use crate::link;
 pub use run::Bridge;
@@ -59,11 +59,16 @@ pub const REDIS_WAIT: Duration = Duration::from_secs(5);
 /// Events that wait for the bridge's turn.
 const EVENTS_MAX: usize = 256;
 
+/// Whom to tell that the shards have heard what the store told them.
+pub type Heed = oneshot::Sender<()>;
+
 /// A node that has joined its group, before its shards run.
 pub struct Joined {
     config: Clustering,
     work: Work,
     events: mpsc::Receiver<Event>,
+    heeds: mpsc::UnboundedSender<Heed>,
+    heeds_out: mpsc::UnboundedReceiver<Heed>,
     /// The group's retained messages; `None` if Redis was away.
     catch: Option<Catch>,
     counters: Counters,
@@ -83,6 +88,7 @@ impl Joined {
         let members = Members::new(link.clone(), keys.clone(), id, incarnation, lease);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let kept_until = watch::Sender::new(None);
+        let (heeds, heeds_out) = mpsc::unbounded_channel();
         let work = Work { link, keys, members, events: sender, look: Arc::default(), kept_until };
         let is_there = work.link.wait_up(REDIS_WAIT).await;
         let mut catch = None;
@@ -98,6 +104,8 @@ impl Joined {
             config: config.cluster.clone(),
             work,
             events,
+            heeds,
+            heeds_out,
             catch,
             counters: Counters::default(),
         })
@@ -118,6 +126,12 @@ impl Joined {
     /// Where the store says until when this node's sessions are its own.
     pub fn kept_until(&self) -> &watch::Sender<Option<Instant>> {
         &self.work.kept_until
+    }
+
+    /// Whom the store asks to say when the shards have heard all it told them, and this is rid of
+    /// what they let go.
+    pub fn heeds(&self) -> &mpsc::UnboundedSender<Heed> {
+        &self.heeds
     }
 
     pub fn counters(&self) -> &Counters {

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Joined,
+    Heed, Joined,
     bequest::Uncertain,
     compat::Outside,
     counters::Counters,
@@ -93,6 +93,8 @@ struct Fence {
 pub(super) enum After {
     /// More may be read.
     Permit(Arc<Semaphore>),
+    /// The shards have heard what the store told them before it asked.
+    Heard(Heed),
     Inbox(Taken),
     /// A message for a shared group was taken in that another node had no use for. The home
     /// shard gives it to a member: that has it for certain when it is asked once more.
@@ -134,6 +136,8 @@ pub struct Bridge {
     pub(super) config: Clustering,
     pub(super) work: Work,
     events: mpsc::Receiver<Event>,
+    /// The store's, who wants to know when the shards have heard it.
+    heeds: mpsc::UnboundedReceiver<Heed>,
     from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
     pub(super) batches: mpsc::Sender<Vec<Op>>,
     pub(super) is_writing: bool,
@@ -228,7 +232,7 @@ impl Bridge {
         from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
     ) -> Self {
         let (batches, batches_out) = mpsc::channel(1);
-        let Joined { config, work, events, catch, counters } = joined;
+        let Joined { config, work, events, heeds: _, heeds_out: heeds, catch, counters } = joined;
         let takes_all = !config.interest_routing;
         let is_listening_fast = !work.link.is_spread();
         tokio::spawn(work.clone().write(batches_out));
@@ -239,6 +243,7 @@ impl Bridge {
             config,
             work,
             events,
+            heeds,
             from_shards,
             batches,
             is_writing: false,
@@ -335,6 +340,7 @@ impl Bridge {
                     Some(event) => self.on(event),
                     None => return,
                 },
+                Some(told) = self.heeds.recv() => self.fence(After::Heard(told)),
                 _ = tick.tick() => self.tick(),
                 _ = note.tick(), if self.has_taken() => self.note_taken(),
                 // This node is awake perhaps.
@@ -483,6 +489,10 @@ impl Bridge {
         {
             match fence.then {
                 After::Permit(permits) => permits.add_permits(1),
+                After::Heard(told) => {
+                    // It asks again if it did not wait for this.
+                    let _ = told.send(());
+                }
                 After::Regrouped { receipt, again: true } => {
                     self.fence(After::Regrouped { receipt, again: false });
                 }

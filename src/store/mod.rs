@@ -59,7 +59,7 @@ use tokio::{
 };
 
 use self::passing::{Call, Claiming, pass};
-use self::redis::{Batch, Found, Orphan, Redis, Wish};
+use self::redis::{Batch, Found, Orphan, Redis, Tended, Wish};
 use crate::{
     config::{Config, WhenAway},
     link::Link,
@@ -164,12 +164,15 @@ struct Shared {
 /// last is written.
 ///
 /// - `kept_until`: where it says until when the sessions are this node's for certain.
+/// - `heeds`: whom it asks to say when the shards, and what they tell other nodes, know which
+///   sessions are not.
 /// - `opens`: told, or given up, when clients may come; until then their claims wait.
 pub fn start(
     settings: Settings,
     link: Link,
     shards: HubSender,
     kept_until: watch::Sender<Option<Instant>>,
+    heeds: mpsc::UnboundedSender<oneshot::Sender<()>>,
     opens: oneshot::Receiver<()>,
 ) -> (Store, JoinHandle<()>) {
     let redis = Redis::new(link.clone(), &settings, shards.clone());
@@ -186,7 +189,7 @@ pub fn start(
     });
     let (sender, inbox) = mpsc::unbounded_channel();
     let helpers = [
-        tokio::spawn(tend(Arc::clone(&shared), kept_until)),
+        tokio::spawn(tend(Arc::clone(&shared), kept_until, heeds)),
         tokio::spawn(listen(Arc::clone(&shared))),
         tokio::spawn(adopt(Arc::clone(&shared))),
         tokio::spawn(pass(Arc::clone(&shared), passes_out)),
@@ -520,56 +523,75 @@ async fn try_take_over(
 }
 
 /// Looks what other nodes want of this one, and with each look keeps its sessions its own for
-/// a while longer. The shards hear of the wishes first.
-async fn tend(shared: Arc<Shared>, kept_until: watch::Sender<Option<Instant>>) {
+/// a while longer. The shards hear of the wishes first; and if sessions were lost meanwhile,
+/// nothing is written for other nodes before the shards have let go of them.
+async fn tend(
+    shared: Arc<Shared>,
+    kept_until: watch::Sender<Option<Instant>>,
+    heeds: mpsc::UnboundedSender<oneshot::Sender<()>>,
+) {
     let fence_after = shared.settings.fence_after();
     // Of a node that begins nobody has wanted anything.
-    let mut has_heeded = true;
+    let (mut has_heeded, mut heeding) = (true, None);
+    let mut count = 0;
     loop {
         let until = shared.shards.now().after(fence_after);
         let own_until = Instant::now() + fence_after;
-        match shared.redis.tend(fence_after, has_heeded).await {
-            Ok((is_live, is_awake, wishes)) => {
-                has_heeded = is_live && !is_awake;
-                if is_live && is_awake {
-                    kept_until.send_replace(Some(own_until));
-                }
-                for wish in wishes {
-                    grant(&shared, wish);
-                }
+        match shared.redis.tend(fence_after, has_heeded, count).await {
+            Ok(Tended { is_live, is_awake, count: found, wishes }) => {
+                count = found;
+                let is_kept = is_live && is_awake;
+                kept_until.send_replace(is_kept.then_some(own_until));
+                let has_lost = wishes.iter().any(|wish| matches!(wish, Wish::Lost { .. }));
+                wishes.into_iter().for_each(|wish| grant(&shared, wish));
                 if is_live {
                     shared.shards.broadcast(&[Envelope::Lease { until }]);
                 }
+                if is_kept || !is_live {
+                    heeding = None;
+                } else if has_lost || heeding.is_none() {
+                    let (told, heeded) = oneshot::channel();
+                    // The bridge has ended only if the node does.
+                    let _ = heeds.send(told);
+                    heeding = Some(heeded);
+                }
             }
             Err(_) => {
-                has_heeded = false;
+                // What it found, if it did, is looked for again.
+                (count, heeding) = (0, None);
                 if shared.settings.degrades {
                     shared.shards.broadcast(&[Envelope::Lease { until }]);
                 }
             }
         }
-        if has_heeded {
-            // The shards let go of what was lost before anything more is written for it.
-            tokio::time::sleep(RETRY_INTERVAL * 2).await;
-            continue;
-        }
         // Whether it was called or not, it looks.
-        let _ = tokio::time::timeout(fence_after / 5, shared.called.notified()).await;
+        let pause = fence_after / 5;
+        has_heeded = match &mut heeding {
+            Some(heeded) => tokio::time::timeout(pause, heeded).await.is_ok(),
+            None => {
+                let _ = tokio::time::timeout(pause, shared.called.notified()).await;
+                false
+            }
+        };
+        heeding = heeding.filter(|_| !has_heeded);
     }
 }
 
 fn grant(shared: &Shared, wish: Wish) {
-    let (client_id, envelope) = match wish {
+    match wish {
         Wish::HandOver { client_id, epoch } => {
             let envelope = Envelope::Evict { client_id: client_id.as_str().into(), epoch };
-            (client_id, envelope)
+            shared.send_home(&client_id, envelope);
         }
-        Wish::Lost { client_id, epoch } => {
-            let envelope = Envelope::Disown { client_id: client_id.as_str().into(), epoch };
-            (client_id, envelope)
+        Wish::Lost { client_id, epoch, is_known } => {
+            let client: Box<str> = client_id.as_str().into();
+            let lost = Envelope::Disown { client_id: client.clone(), epoch };
+            shared.send_home(&client_id, lost);
+            if is_known {
+                shared.send_home(&client_id, Envelope::Known { client_id: client, epoch });
+            }
         }
-    };
-    shared.send_home(&client_id, envelope);
+    }
 }
 
 /// Hears when other nodes call.

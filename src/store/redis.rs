@@ -48,11 +48,31 @@ pub(super) struct Orphan {
     pub(super) found: Found,
 }
 
+/// What a node finds when it looks what others want of it.
+#[derive(Debug)]
+pub(super) struct Tended {
+    /// Its lease holds.
+    pub(super) is_live: bool,
+    /// Nothing was taken from it that it has not heeded.
+    pub(super) is_awake: bool,
+    /// Entries found, to be forgotten with the next look.
+    pub(super) count: usize,
+    pub(super) wishes: Vec<Wish>,
+}
+
 /// What others asked of this node since it last looked.
 #[derive(Debug)]
 pub(super) enum Wish {
-    HandOver { client_id: String, epoch: u64 },
-    Lost { client_id: String, epoch: u64 },
+    HandOver {
+        client_id: String,
+        epoch: u64,
+    },
+    Lost {
+        client_id: String,
+        epoch: u64,
+        /// Every node knows where the session is.
+        is_known: bool,
+    },
 }
 
 /// The group's sessions in Redis, as one owner sees them. Cheap to clone.
@@ -312,21 +332,28 @@ impl Redis {
         Ok(Some(has_lost))
     }
 
-    /// Whether this node's lease holds, and what others asked of it since the last look.
+    /// Looks what others ask of this node.
     ///
     /// - `fence_after`: how long from now its sessions are its own.
     /// - `has_heeded`: what others asked when it was not awake is done.
+    /// - `count`: what the last look found; it found it if its answer came.
     pub(super) async fn tend(
         &self,
         fence_after: Duration,
         has_heeded: bool,
-    ) -> Result<(bool, bool, Vec<Wish>), LinkError> {
+        count: usize,
+    ) -> Result<Tended, LinkError> {
         let mut call = self.tend.prepare_invoke();
         call.arg(&self.prefix).arg(&self.me);
-        call.arg(fence_after.as_millis() as u64).arg(u8::from(has_heeded));
+        call.arg(fence_after.as_millis() as u64).arg(u8::from(has_heeded)).arg(count);
         let (is_live, is_awake, entries): (u8, u8, Vec<Vec<u8>>) =
             self.link.script(&mut call).await?;
-        Ok((is_live == 1, is_awake == 1, entries.iter().filter_map(|entry| wish(entry)).collect()))
+        Ok(Tended {
+            is_live: is_live == 1,
+            is_awake: is_awake == 1,
+            count: entries.len(),
+            wishes: entries.iter().filter_map(|entry| wish(entry)).collect(),
+        })
     }
 
     /// What was passed on to a session since it was last asked; `None` is the end of it.
@@ -494,7 +521,7 @@ fn wish(entry: &[u8]) -> Option<Wish> {
     let client_id = client_id.to_owned();
     match kind {
         "E" => Some(Wish::HandOver { client_id, epoch }),
-        "D" => Some(Wish::Lost { client_id, epoch }),
+        "D" | "K" => Some(Wish::Lost { client_id, epoch, is_known: kind == "K" }),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | key | type | what |
 //! |---|---|---|
-//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `passing` (who passes messages on to it), `left` (owners it was taken from and whose inboxes it still needs, one a line), `lost` (epochs in which it was taken without being handed over), `taking` (the last look at what was passed on, and how many it found) |
+//! | `SESSION:<client>` | hash | `owner` (`<node>:<incarnation>`, `-` while handed over), `epoch`, `expiry`, `will`, `ends`, `will_at`, `handover`, `claimer`, `freed`, `from` (who handed it over, and the epoch it had there), `passing` (who passes messages on to it), `left` (owners it was taken from and whose inboxes it still needs, one a line), `had:<owner>` (the epoch it had at one of these), `lost` (epochs in which it was taken without being handed over), `taking` (the last look at what was passed on, and how many it found) |
 //! | `SUB:<client>` | hash | filter -> grant |
 //! | `PUB:<client>` | hash | `<serial>` -> message, `<serial>s` -> where it stands, `last` -> last packet identifier, `i<id>` -> a QoS 2 identifier received, `n<id>` -> one whose message is perhaps not yet with everybody: its number, `h<place>` -> a message held while others are passed on |
 //! | `V2:ONCE:<client>` | list | numbers of the last QoS 2 messages the client said PUBREC to, eight bytes each |
@@ -15,15 +15,15 @@
 //! | `V2:RESTORING` | string | exists while they may still do so |
 //! | `V2:OWNERS` | set | everybody who ever owned and was not yet adopted |
 //! | `V2:OWNED:<owner>` | set | clients |
-//! | `V2:AWAKE:<owner>` | string | it looked lately what others want of it; without, others may take its sessions |
+//! | `V2:AWAKE:<owner>` | string | it looked lately what others want of it; without, others may take its sessions, and whoever does removes it |
 //! | `V2:LEFT:<owner>` | set | clients whose sessions need this owner's inbox |
 //! | `V2:GOT:<owner>` | sorted set | numbers of QoS 2 messages for shared groups that its sessions got, and when: who takes over its inbox (`bridge`) leaves them out; none while that is empty |
-//! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already |
+//! | `V2:EVICT:<owner>` | list | `E <epoch> <client>` to hand over, `D <epoch> <client>` lost already; removed when it looks again |
 //! | `V2:HANDED:<owner>` | set | clients whose sessions this owner handed over and passes messages on to; needed if it dies |
 //! | `V2:PASS:<client>` | list | messages for a session that has just moved; empty: there are no more |
 //! | `V2:TAKEN:<client>` | list | those of them that its owner has read and not recorded |
 //! | `V2:STORE:<owner>` | channel | `evict`, `freed <client>` or `pass <client>` |
-//! | `V2:INBOX:<owner>` | stream | `bridge`'s; behind all that was written to a session's old owner before every node knew the new one comes `known <epoch> <client>` |
+//! | `V2:INBOX:<owner>` | stream | `bridge`'s; behind all that was written to a session's old owner before every node knew the new one, and behind what the new one took out of it, comes `known <epoch> <client>` |
 //!
 //! An owner is live while `NODE:<node>` holds its incarnation. A session's keys carry no expiry
 //! while its client is connected: then its owner, or whoever adopts it, ends it.
@@ -52,18 +52,29 @@ local function owe(client, old)
   local left = redis.call('HGET', session, 'left') or ''
   if old and old ~= '' and old ~= '-' and old ~= me then
     left = left .. old .. '\n'
-    redis.call('HSET', session, 'left', left)
+    local epoch = redis.call('HGET', session, 'epoch')
+    redis.call('HSET', session, 'left', left, 'had:' .. old, epoch)
     redis.call('SADD', prefix .. 'V2:LEFT:' .. old, client)
     local lost = redis.call('HGET', session, 'lost') or ''
-    lost = string.sub(lost, -200) .. ' ' .. redis.call('HGET', session, 'epoch') .. ' '
-    redis.call('HSET', session, 'lost', lost)
+    redis.call('HSET', session, 'lost', string.sub(lost, -200) .. ' ' .. epoch .. ' ')
+  end
+end
+local function known(client, old, epoch)
+  local inbox = prefix .. 'V2:INBOX:' .. old
+  if is_live(old) or redis.call('EXISTS', inbox) == 1 then
+    redis.call('XADD', inbox, '*', 'f', 'known ' .. epoch .. ' ' .. client)
   end
 end
 local function inherited(client, node)
   local session, kept = prefix .. 'SESSION:' .. client, ''
   for name in string.gmatch(redis.call('HGET', session, 'left') or '', '[^\n]+') do
     if node and name ~= node then kept = kept .. name .. '\n'
-    else redis.call('SREM', prefix .. 'V2:LEFT:' .. name, client) end
+    else
+      redis.call('SREM', prefix .. 'V2:LEFT:' .. name, client)
+      local epoch = redis.call('HGET', session, 'had:' .. name)
+      if epoch then known(client, name, epoch) end
+      redis.call('HDEL', session, 'had:' .. name)
+    end
   end
   if node then redis.call('HSET', session, 'left', kept) end
 end
@@ -73,6 +84,7 @@ local function own(client, old, lost)
   if old and old ~= '' then
     redis.call('SREM', prefix .. 'V2:OWNED:' .. old, client)
     if lost and old ~= '-' then
+      redis.call('DEL', prefix .. 'V2:AWAKE:' .. old)
       local list = prefix .. 'V2:EVICT:' .. old
       redis.call('RPUSH', list, 'D ' .. lost .. ' ' .. client)
       redis.call('PEXPIRE', list, 3600000)
@@ -243,11 +255,7 @@ while at < #ARGV do
     elseif op == 'K' then
       local from = ours and redis.call('HGET', session, 'from')
       if from then
-        local old, of = string.match(from, '^(.*) (%d+)$')
-        local inbox = prefix .. 'V2:INBOX:' .. old
-        if is_live(old) or redis.call('EXISTS', inbox) == 1 then
-          redis.call('XADD', inbox, '*', 'f', 'known ' .. of .. ' ' .. client)
-        end
+        known(client, string.match(from, '^(.*) (%d+)$'))
         redis.call('HDEL', session, 'from')
       end
     elseif op == 'S' then
@@ -329,16 +337,25 @@ if before ~= '' and before ~= born and redis.call('GET', prefix .. 'V2:RESTORED'
 end
 return born";
 
-/// What others want of this owner. Answers whether its node's lease holds, and the entries.
-/// An owner that was not awake is so only when it has heeded what others wanted meanwhile.
-/// ARGV: how long it has its sessions for certain, ms; whether it has heeded.
+/// What others want of this owner. Answers whether its node's lease holds, whether it is awake,
+/// and the entries: `K` in place of `D` if every node knows where the session is. They stand
+/// there until the next look. An owner that has lost sessions, or was not awake, is so only when
+/// it has heeded what others wanted meanwhile. ARGV: how long it has its sessions for certain, ms;
+/// whether it has heeded; how many entries the last look found.
 const TEND: &str = r"
 local list = prefix .. 'V2:EVICT:' .. me
+local awake, lease, heeded = prefix .. 'V2:AWAKE:' .. me, take(), take() == '1'
+redis.call('LTRIM', list, take(), -1)
 local entries = redis.call('LRANGE', list, 0, -1)
-redis.call('DEL', list)
+for i, entry in ipairs(entries) do
+  local epoch, client = string.match(entry, '^D (%d+) (.*)$')
+  if epoch then heeded = false end
+  if epoch and redis.call('HGET', prefix .. 'SESSION:' .. client, 'had:' .. me) ~= epoch then
+    entries[i] = 'K ' .. epoch .. ' ' .. client
+  end
+end
 local is_mine = is_live(me)
-local awake, lease, heeded = prefix .. 'V2:AWAKE:' .. me, take(), take()
-local is_awake = redis.call('EXISTS', awake) == 1 or heeded == '1'
+local is_awake = redis.call('EXISTS', awake) == 1 or heeded
 if is_mine and is_awake then redis.call('SET', awake, '', 'PX', lease) end
 return {is_mine and 1 or 0, is_awake and 1 or 0, entries}";
 
@@ -427,6 +444,7 @@ impl Texts {
 mod tests {
     use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::{Duration, Instant};
 
     use redis::{Connection, cmd};
@@ -441,7 +459,9 @@ mod tests {
 
     impl Server {
         fn start() -> Self {
-            let name = format!("octopus-scripts-{}", std::process::id());
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("octopus-scripts-{}-{number}", std::process::id());
             let directory = std::env::temp_dir().join(name);
             std::fs::create_dir_all(&directory).expect("a directory");
             let mut command = Command::new("redis-server");
@@ -501,5 +521,95 @@ mod tests {
         assert_eq!(look(3), ["4"]);
         tell("HSET", &["G:SESSION:c", "owner", "another"]);
         assert!(look(3).is_empty());
+    }
+
+    /// One node of the group, by its scripts.
+    struct Owner {
+        name: &'static str,
+        redis: Connection,
+        texts: Texts,
+    }
+
+    impl Owner {
+        fn new(server: &Server, name: &'static str) -> Self {
+            Self { name, redis: server.connection(), texts: Texts::new("PUBLISH") }
+        }
+
+        fn run<T: redis::FromRedisValue>(&mut self, text: &str, arguments: &[&str]) -> T {
+            let script = redis::Script::new(text);
+            let mut call = script.prepare_invoke();
+            call.arg("G:").arg(self.name);
+            arguments.iter().for_each(|argument| {
+                call.arg(*argument);
+            });
+            call.invoke(&mut self.redis).expect("an answer")
+        }
+
+        fn batch(&mut self, op: &[&str]) -> Vec<Vec<redis::Value>> {
+            let text = self.texts.batch.clone();
+            self.run(&text, &[&["life"], op].concat())
+        }
+
+        /// Takes a client's session, which a live node does not give.
+        fn force(&mut self, client: &str, from: &str) {
+            self.batch(&["C", client, "0", from, "0", from, "0"]);
+        }
+
+        /// Whether it is awake, and what others want of it.
+        fn tend(&mut self, has_heeded: bool, count: usize) -> (bool, Vec<String>) {
+            let text = self.texts.tend.clone();
+            let arguments = ["60000", if has_heeded { "1" } else { "0" }, &count.to_string()];
+            let (_, is_awake, wishes): (u8, u8, Vec<String>) = self.run(&text, &arguments);
+            (is_awake == 1, wishes)
+        }
+    }
+
+    /// A group of two nodes that are live, `a:1` and `b:1`; the first has the session of `c`.
+    fn group() -> (Server, Connection, [Owner; 2]) {
+        let server = Server::start();
+        let mut redis = server.connection();
+        for (key, value) in [("G:NODE:a", "1"), ("G:NODE:b", "1"), ("G:V2:BORN", "life")] {
+            cmd("SET").arg(key).arg(value).query::<()>(&mut redis).expect("an answer");
+        }
+        let mut owners = ["a:1", "b:1"].map(|name| Owner::new(&server, name));
+        owners[0].batch(&["C", "c", "0", "", "0", "", "0"]);
+        assert_eq!(owners[0].tend(true, 0), (true, Vec::new()));
+        (server, redis, owners)
+    }
+
+    #[test]
+    fn a_node_that_lost_a_session_is_awake_again_when_it_has_heeded_that() {
+        let (_server, mut redis, [mut a, mut b]) = group();
+        b.force("c", "a:1 1");
+        let awake: u64 = cmd("EXISTS").arg("G:V2:AWAKE:a:1").query(&mut redis).expect("an answer");
+        assert_eq!(awake, 0, "it writes nothing from then on");
+        let lost = vec!["D 1 c".to_owned()];
+        // It has heeded what it found before, not this.
+        assert_eq!(a.tend(true, 0), (false, lost.clone()));
+        assert_eq!(a.tend(false, 0), (false, lost), "the first answer was lost");
+        assert_eq!(a.tend(true, 1), (true, Vec::new()));
+        assert_eq!(a.tend(false, 0), (true, Vec::new()));
+    }
+
+    #[test]
+    fn a_node_that_lost_a_session_is_told_when_every_node_knows_where_it_is() {
+        let (_server, mut redis, [mut a, mut b]) = group();
+        b.force("c", "a:1 1");
+        assert_eq!(a.tend(false, 0).1, ["D 1 c"]);
+        b.batch(&["T", "c", "2", "a:1"]);
+        // It may have looked before or not.
+        assert_eq!(a.tend(false, 0).1, ["K 1 c"]);
+        let inbox: Vec<(String, Vec<String>)> = cmd("XRANGE")
+            .arg("G:V2:INBOX:a:1")
+            .arg("-")
+            .arg("+")
+            .query(&mut redis)
+            .expect("entries");
+        assert_eq!(inbox.len(), 1);
+        assert_eq!(inbox[0].1, ["f", "known 1 c"]);
+        // Whose session is over needs to know nothing more.
+        a.batch(&["C", "c", "0", "b:1 2", "0", "b:1 2", "0"]);
+        a.batch(&["E", "c", "3"]);
+        assert_eq!(b.tend(false, 0).1, ["K 2 c"]);
     }
 }

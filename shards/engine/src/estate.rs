@@ -24,12 +24,20 @@ pub(crate) struct Estates {
     /// By node; its round has not begun.
     waiting: HashMap<Box<str>, Vec<SessionRef>>,
     rounds: HashMap<u64, Round>,
-    /// Sessions that were lost to another node and are still subscribed here, by client.
-    pub(crate) ghosts: HashMap<Box<str>, SessionRef>,
+    /// By client.
+    pub(crate) ghosts: HashMap<Box<str>, Ghost>,
     /// What is being delivered comes by way of where the session was, and not directly.
     pub(crate) is_delivering: bool,
     /// It comes out of the inbox of this round.
     round: Option<u64>,
+}
+
+/// A session that was lost to another node and is still subscribed here.
+#[derive(Debug)]
+pub(crate) struct Ghost {
+    pub(crate) session: SessionRef,
+    /// It was this node's under this one.
+    pub(crate) epoch: u64,
 }
 
 #[derive(Debug)]
@@ -67,10 +75,10 @@ impl Shard {
 
     /// The client's session is here again: nothing of the one that was lost remains.
     pub(crate) fn banish_ghost(&mut self, client_id: &str) {
-        if let Some(ghost) = self.estates.ghosts.remove(client_id)
-            && self.sessions.get_ref(ghost).is_some()
-        {
-            self.forget_session(ghost.id);
+        let Some(Ghost { session, epoch }) = self.estates.ghosts.remove(client_id) else { return };
+        self.passing.remove(&epoch);
+        if self.sessions.get_ref(session).is_some() {
+            self.forget_session(session.id);
         }
     }
 

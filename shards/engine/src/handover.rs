@@ -26,6 +26,7 @@ use octopus_mqtt::QoS;
 use crate::barrier::{Moved, Then};
 use crate::durable::{Change, DeliveryItem, HeldRecord, Kept, RecordOp};
 use crate::envelope::SessionRef;
+use crate::estate::Ghost;
 use crate::event::Instant;
 use crate::message::{Dropped, Parcel};
 use crate::session::Extra;
@@ -35,10 +36,10 @@ use crate::subscriptions::SessionId;
 /// How long the old node passes messages on after it heard, behind what was sent to it before,
 /// that everybody knows the new one: for what is still on its way between its shards.
 const PASSING_TIME: Duration = Duration::from_millis(400);
-/// How long a node that lost a session still wants what the session is subscribed to.
+/// The same at a node that lost the session.
 const GHOST_TIME: Duration = Duration::from_millis(100);
-/// How long the old node passes messages on if the new one never says that it is known. Longer
-/// than the hub waits for nodes that do not answer.
+/// How long the old node passes messages on, or wants them, if the new one never says that it is
+/// known. Longer than the hub waits for nodes that do not answer.
 const PASSING_MAX: Duration = Duration::from_secs(30);
 /// How long the new node, once known, waits for the last of them: the old one may be gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -276,8 +277,7 @@ impl Shard {
     /// The session is another node's from here on.
     pub(crate) fn begin_passing(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let time = if session.epoch == 0 { GHOST_TIME } else { PASSING_MAX };
-        let until = self.now.after(time);
+        let until = self.now.after(PASSING_MAX);
         let moving = session.moving.take().map(|moving| *moving);
         let held = moving.as_ref().map(Moving::held).unwrap_or_default();
         held.iter().for_each(|_| self.stats.ledger.unqueue());
@@ -296,34 +296,56 @@ impl Shard {
         self.timers.arm(until, Timer::Handover(session));
     }
 
-    /// Every node knows where the session went that was here under `epoch`.
+    /// Subscriptions of sessions that are other nodes' by now and still want something here.
+    pub(crate) fn gone_subscriptions(&self) -> usize {
+        let gone = self
+            .passing
+            .values()
+            .filter_map(|id| self.sessions.get(id.id).filter(|session| session.id == *id));
+        gone.map(|session| session.subscriptions.len()).sum()
+    }
+
+    /// Every node knows where the session went that was here under `epoch`. That it was lost may
+    /// be heard later.
     pub(crate) fn known(&mut self, client_id: &str, epoch: u64) {
-        let end = self.now.after(PASSING_TIME);
+        if !self.passing.contains_key(&epoch)
+            && let Some(id) = self.sessions.find(client_id)
+            && self.sessions.get(id).is_some_and(|session| session.epoch == epoch)
+        {
+            self.disown(client_id, epoch);
+        }
         let Some(&id) = self.passing.get(&epoch) else { return };
-        let Some(session) = self.sessions.get_mut(id.id).filter(|s| s.id == id) else { return };
+        let now = self.now;
+        let Some(session) = self.sessions.get_ref(id) else { return };
         if *session.client_id == *client_id
             && let Some(Moving::Gone { until, .. }) = session.moving.as_deref_mut()
         {
-            *until = end;
-            self.timers.arm(end, Timer::Handover(id));
+            let time = if session.epoch == 0 { GHOST_TIME } else { PASSING_TIME };
+            *until = now.after(time);
+            self.timers.arm(*until, Timer::Handover(id));
         }
     }
 
     /// The session that was here under `epoch` was taken before it could be handed over: nothing
     /// that is passed on would reach it. `false` if there is none.
     pub(crate) fn stop_passing(&mut self, epoch: u64) -> bool {
-        let end = self.now.after(GHOST_TIME);
-        let Some(id) = self.passing.remove(&epoch) else { return false };
-        if let Some(session) = self.sessions.get_mut(id.id).filter(|session| session.id == id)
-            && let Some(Moving::Gone { until, .. }) = session.moving.as_deref_mut()
+        let Some(&id) = self.passing.get(&epoch) else { return false };
+        if let Some(session) = self.sessions.get_ref(id)
+            && session.epoch != 0
         {
-            *until = end;
-            session.epoch = 0;
-            self.estates.ghosts.insert(session.client_id.clone(), id);
-            self.abandon_receipts(id);
-            self.timers.arm(end, Timer::Handover(id));
+            self.begin_haunting(id, epoch);
         }
         true
+    }
+
+    /// The session is another's, which it was not handed over to. What it is subscribed to is
+    /// wanted until everybody knows where it is: its new node takes it out of the inbox.
+    pub(crate) fn begin_haunting(&mut self, id: SessionRef, epoch: u64) {
+        let Some(session) = self.sessions.get_ref(id) else { return };
+        session.epoch = 0;
+        self.estates.ghosts.insert(session.client_id.clone(), Ghost { session: id, epoch });
+        self.passing.insert(epoch, id);
+        self.abandon_receipts(id);
     }
 
     /// The session came from a node that passes on what it still gets, or did not answer.
@@ -381,15 +403,13 @@ impl Shard {
             Some(Moving::Settling { until, .. }) if *until <= now => session.moving = None,
             Some(Moving::Gone { until, .. }) if *until <= now => {
                 let (client_id, epoch) = (session.client_id.clone(), session.epoch);
+                if epoch == 0 {
+                    return self.banish_ghost(&client_id);
+                }
                 let change = Change::Passed { item: None };
-                match epoch {
-                    0 => self.banish_ghost(&client_id),
-                    _ => self.send_op(RecordOp { client_id, epoch, change }),
-                }
+                self.send_op(RecordOp { client_id, epoch, change });
                 self.passing.remove(&epoch);
-                if self.sessions.get_ref(id).is_some() {
-                    self.forget_session(id.id);
-                }
+                self.forget_session(id.id);
             }
             Some(Moving::Settling { .. } | Moving::Gone { .. }) => {}
         }

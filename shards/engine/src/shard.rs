@@ -264,12 +264,13 @@ impl Shard {
         self.timers.next()
     }
 
-    /// What this shard counted so far. Cost: O(1).
+    /// What this shard counted so far. Cost: that of the sessions that have just left it.
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
         stats.sessions = self.sessions.len() as u64;
         // A group whose home is here subscribes like a session; its members count instead.
-        let own = self.subscriptions.subscription_count() - self.groups.count();
+        let others = self.groups.count() + self.gone_subscriptions();
+        let own = self.subscriptions.subscription_count() - others;
         stats.subscriptions = own as u64 + stats.shared_subscriptions;
         stats.filters = self.subscriptions.filter_count() as u64;
         stats.interest = self.interest.filter_count() as u64;

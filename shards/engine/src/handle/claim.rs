@@ -138,8 +138,8 @@ impl Shard {
     }
 
     /// The session is another node's already: forgets it without a word in its name. What it is
-    /// subscribed to is wanted for a moment longer, because others may know this node only; the
-    /// session's new node takes it out of the inbox.
+    /// subscribed to is wanted until everybody knows its new node, because others may know this one
+    /// only; the new one takes it out of the inbox.
     pub(crate) fn disown(&mut self, client_id: &str, epoch: u64) {
         if self.stop_passing(epoch) {
             return;
@@ -158,9 +158,8 @@ impl Shard {
             let Some(id) = self.sessions.find(client_id) else { return };
             self.empty_session(id);
             self.begin_passing(id);
-            if let Some(ghost) = self.sessions.get(id).map(|session| session.id) {
-                self.estates.ghosts.insert(client_id.into(), ghost);
-                self.abandon_receipts(ghost);
+            if let Some(session) = self.sessions.get(id).map(|session| session.id) {
+                self.begin_haunting(session, epoch);
             }
         }
     }

@@ -389,16 +389,21 @@ fn a_member_of_a_shared_group_has_what_was_acknowledged() {
     }
 }
 
-/// A publisher's node learns where the session is a second after it moved.
-fn move_unheard(seed: u64) {
+/// A publisher's node learns where the session is a second after it moved. It was handed over,
+/// or taken from a node that stood still.
+fn move_unheard(seed: u64, is_taken: bool) {
     const UNHEARD_STEPS: usize = 12_000;
     let mut world = World::new(seed, 3);
     let mut wanderer = Wanderer::new(&mut world);
     let mut publishers =
         [QoS::AtLeastOnce, QoS::ExactlyOnce].map(|qos| Publisher::new(&mut world, 2, qos));
     world.run(400);
-    world.is_deaf = Some(2);
+    world.is_deaf = Some((1, 2));
+    if is_taken {
+        world.pause(0);
+    }
     wanderer.move_to(&mut world, 1);
+    world.resume();
     world.run(UNHEARD_STEPS);
     for publisher in &mut publishers {
         (0..5).for_each(|_| publisher.publish(&mut world));
@@ -412,7 +417,12 @@ fn move_unheard(seed: u64) {
 
 #[test]
 fn a_session_is_passed_on_to_until_every_node_knows_where_it_is() {
-    (0..SEEDS / 10).for_each(move_unheard);
+    (0..SEEDS / 10).for_each(|seed| move_unheard(seed, false));
+}
+
+#[test]
+fn a_node_that_lost_a_session_wants_its_messages_until_every_node_knows_where_it_is() {
+    (0..SEEDS / 10).for_each(|seed| move_unheard(seed, true));
 }
 
 /// Redis takes so long that the new node does not wait for the old one's last word, though both

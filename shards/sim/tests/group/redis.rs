@@ -17,6 +17,8 @@ pub(crate) struct Kept {
     pub(crate) handover: Option<Box<SessionRecord>>,
     /// Epochs in which it was taken without being handed over.
     lost: Vec<u64>,
+    /// Of these, the last of each node whose inbox it still needs.
+    had: BTreeMap<usize, u64>,
     /// Who handed it over, and the epoch it had there.
     pub(crate) from: Option<(usize, u64)>,
     /// Who passes messages on to it.
@@ -42,6 +44,7 @@ impl Redis {
         {
             kept.record.left.push(old.to_string().into());
             kept.lost.push(kept.epoch);
+            kept.had.insert(old, kept.epoch);
         }
         let before = self.sessions.get(client).cloned();
         let kept = self.sessions.entry(client.to_owned()).or_default();
@@ -78,6 +81,26 @@ impl Redis {
     /// Who handed the session over; asked once.
     pub(crate) fn take_from(&mut self, client: &str) -> Option<(usize, u64)> {
         self.sessions.get_mut(client)?.from.take()
+    }
+
+    /// Nodes that lost the session and need not want what it is subscribed to any more, if this
+    /// is carried out, with the epochs it had there.
+    pub(crate) fn take_had(&mut self, client: &str, change: &Change) -> Vec<(usize, u64)> {
+        let Some(kept) = self.sessions.get_mut(client) else { return Vec::new() };
+        match change {
+            Change::Ended => std::mem::take(&mut kept.had).into_iter().collect(),
+            Change::Inherited { node } => {
+                let node = node.parse().expect("a node's number");
+                kept.had.remove_entry(&node).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the session is this node's under this epoch.
+    pub(crate) fn is_of(&self, client: &str, owner: usize, epoch: u64) -> bool {
+        let kept = self.sessions.get(client);
+        kept.is_some_and(|kept| (kept.owner, kept.epoch) == (Some(owner), epoch))
     }
 
     /// Carries one operation out; `false` if the session is another's.

@@ -114,8 +114,8 @@ pub(crate) struct World {
     waiting: Vec<Waiting>,
     asked: BTreeMap<u64, Asked>,
     last_asked: u64,
-    /// Hears nothing of the others until this is taken back.
-    pub(crate) is_deaf: Option<usize>,
+    /// The second hears nothing of the first until this is taken back.
+    pub(crate) is_deaf: Option<(usize, usize)>,
     /// Clients to whom something was passed on; `true`: whose nodes want to know that it is all.
     calls: BTreeMap<String, bool>,
     /// What Redis does takes many times as long, and what is read in it so many percent longer yet.
@@ -249,6 +249,9 @@ impl World {
                 self.nodes[node].send_from_hub(*shard, Envelope::Refused { receipt, reason });
             }
         }
+        if self.random.chance(50) {
+            self.read_inbox(node);
+        }
         for (client, envelope) in std::mem::take(&mut self.wishes) {
             self.send_home(node, &client, envelope);
         }
@@ -316,6 +319,12 @@ impl World {
                 let is_known = matches!(op.change, octopus_engine::Change::Known);
                 let is_untold =
                     matches!(op.change, octopus_engine::Change::Arrived { is_told: false });
+                if self.redis.is_of(&client_id, node, epoch) {
+                    for (old, epoch) in self.redis.take_had(&client_id, &op.change) {
+                        let known = Inboxed::Known(epoch, client_id.clone());
+                        self.inboxes[old].entries.push_back(known);
+                    }
+                }
                 let is_kept = self.redis.apply(node, *op);
                 let count = self.counts.entry((node, shard)).or_default();
                 *count += 1;
@@ -449,7 +458,7 @@ impl World {
 
     fn carry(&mut self, to: usize) {
         let from = self.random.below(self.nodes.len());
-        if self.is_deaf == Some(to) {
+        if self.is_deaf == Some((from, to)) {
             return;
         }
         let Some(lane) = self.lanes.get_mut(&(from, to)) else { return };
