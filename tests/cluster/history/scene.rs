@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -164,6 +167,32 @@ impl Stage {
     }
 }
 
+/// Leave to play a history. Each is some ten processes that want more than one core together;
+/// of many at a time none keeps its leases, and that is another mishap than the one meant.
+struct Turn;
+
+static PLAYING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Turn {
+    const AT_ONCE_MAX: usize = 2;
+
+    fn take() -> Self {
+        let (count, changed) = &PLAYING;
+        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = changed.wait_while(count, |count| *count >= Self::AT_ONCE_MAX);
+        *free.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (count, changed) = &PLAYING;
+        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        changed.notify_one();
+    }
+}
+
 /// A stage with its cast.
 pub(crate) struct Scene {
     cast: HashMap<&'static str, Actor>,
@@ -171,6 +200,7 @@ pub(crate) struct Scene {
     history: History,
     rules: Rules,
     pub(crate) stage: Stage,
+    _turn: Turn,
 }
 
 impl Scene {
@@ -183,6 +213,7 @@ impl Scene {
         stage: Stage,
         roles: &'static [(&'static str, Role, usize)],
     ) -> Result<Self, Failed> {
+        let turn = Turn::take();
         let history = History::new();
         let door = |(name, node): (&&str, &Node)| {
             let address = node.door.as_ref().map_or(node.address, Relay::address);
@@ -203,7 +234,7 @@ impl Scene {
         let is_publisher = |role: &Role| !matches!(role, Role::Subscriber | Role::Member);
         let publishers = roles.iter().filter(|(_, role, _)| is_publisher(role)).count();
         let rules = Rules { subscribers, takeover_max: TAKEOVER_MAX, mishaps: Vec::new() };
-        let scene = Self { cast, roles, history, rules, stage };
+        let scene = Self { cast, roles, history, rules, stage, _turn: turn };
         scene.wait("every subscriber hears every publisher", || {
             let is_acknowledged = scene.acknowledged().len() == publishers;
             let lost = check::lost(&scene.history.events(), &scene.rules);
