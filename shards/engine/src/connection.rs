@@ -91,6 +91,8 @@ pub(crate) struct Waiting {
     pub(crate) assigned: Option<Box<str>>,
     /// The last of an enhanced authentication.
     pub(crate) data: Option<Box<[u8]>>,
+    /// Its session was here when the hub was asked for it.
+    pub(crate) is_here: bool,
 }
 
 /// What only some clients have. Scope: connection.

@@ -1,11 +1,12 @@
-//! A node that lost a session to another, which it did not hand it over to, wants what the session
-//! is subscribed to until every node knows where it is.
+//! A session that another node takes: one that lost it without handing it over wants what it is
+//! subscribed to until every node knows where it is, and a client that comes back to where it was
+//! handed over from gets it all the same.
 
 use std::time::Duration;
 
 use octopus_engine::{
-    Adopted, Envelope, Grant, Input, Instant, Output, Peer, Recorded, SessionRecord, Shard,
-    ShardConfig, ShardId,
+    Adopted, Claimed, ConnectionId, Envelope, Grant, Input, Instant, ListenerId, Output, Peer,
+    Recorded, Remote, SessionRecord, Shard, ShardConfig, ShardId,
 };
 use octopus_mqtt::QoS;
 
@@ -47,17 +48,22 @@ impl Bench {
     }
 
     fn handle(&mut self, input: Input<'_>) -> Vec<bool> {
+        let is_wanted = |envelope| match envelope {
+            Envelope::Interest { filter, wanted } if &*filter == FILTER => Some(wanted),
+            _ => None,
+        };
+        self.all_told(input).into_iter().filter_map(is_wanted).collect()
+    }
+
+    /// All that the hub is told.
+    fn all_told(&mut self, input: Input<'_>) -> Vec<Envelope> {
         self.shard.handle(input, self.now);
-        let mut told = Vec::new();
-        while let Some(output) = self.shard.poll() {
-            if let Output::Send { to: Peer::Hub, envelope: Envelope::Interest { filter, wanted } } =
-                output
-            {
-                assert_eq!(&*filter, FILTER);
-                told.push(wanted);
-            }
-        }
-        told
+        let told = std::iter::from_fn(|| self.shard.poll()).filter_map(|output| match output {
+            Output::Send { to: Peer::Hub, envelope } => Some(envelope),
+            Output::Write { .. } => panic!("nothing is said to the client"),
+            _ => None,
+        });
+        told.collect()
     }
 
     fn lose(&mut self) -> Vec<bool> {
@@ -108,4 +114,30 @@ fn it_wants_them_for_itself_if_the_session_comes_back() {
     assert_eq!(bench.hub(Envelope::Adopt(Box::new(adopted))), [false]);
     assert!(bench.know(7).is_empty() && bench.lose().is_empty());
     assert_eq!(bench.shard.stats().sessions, 1);
+}
+
+#[test]
+fn a_session_that_was_handed_over_while_the_hub_was_asked_for_it_is_asked_for_again() {
+    let mut bench = Bench::new();
+    bench.hub(Envelope::Lease { until: Instant(u64::MAX) });
+    let connection = ConnectionId { slot: 0, generation: 1 };
+    let remote = Remote { listener: ListenerId(0), address: None, certificate: None };
+    bench.all_told(Input::Opened { connection, remote });
+    let connect = b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01c";
+    let is_here = |told: Vec<Envelope>| match &told[..] {
+        [Envelope::Claim(claim)] => claim.is_here,
+        other => panic!("not one claim: {other:?}"),
+    };
+    assert!(is_here(bench.all_told(Input::Received { connection, bytes: connect })));
+    let evict = Envelope::Evict { client_id: "c".into(), epoch: 7 };
+    let told = bench.all_told(Input::Envelope { from: Peer::Hub, envelope: evict });
+    assert!(told.iter().any(|envelope| matches!(envelope, Envelope::Surrendered(_))));
+    // It is answered as it was then: that it is here, or to another connection, with all it had.
+    for record in [None, Some(Box::default())] {
+        let claimed = Claimed { connection, client_id: "c".into(), epoch: 7, record };
+        let claimed = Envelope::Claimed(Box::new(claimed));
+        let told = bench.all_told(Input::Envelope { from: Peer::Hub, envelope: claimed });
+        assert!(!is_here(told));
+    }
+    assert_eq!(bench.shard.stats().sessions, 0);
 }

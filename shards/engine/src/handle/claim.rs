@@ -29,11 +29,11 @@ impl Shard {
             connect.client_id.is_empty().then(|| self.new_client_id().into());
         let client_id = assigned.clone().unwrap_or_else(|| connect.client_id.into());
         let is_persistent = self.granted_expiry(connect) > 0;
+        let is_here = self.is_claimed(&client_id);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let waiting = Waiting { connect: body.into(), assigned, data };
+        let waiting = Waiting { connect: body.into(), assigned, data, is_here };
         connection.phase = Phase::AwaitingClaim(Box::new(waiting));
         let clean_start = connect.clean_start;
-        let is_here = self.is_claimed(&client_id);
         let claim = Claim { connection: id, client_id, clean_start, is_here, is_persistent };
         self.push(Output::Send { to: Peer::Hub, envelope: Envelope::Claim(Box::new(claim)) });
     }
@@ -45,27 +45,27 @@ impl Shard {
         if self.connections.get(id).is_some_and(|connection| connection.session().is_some()) {
             return self.registered(&client_id, epoch, record.is_some());
         }
-        let here = self.sessions.find(&client_id).and_then(|id| self.sessions.get(id));
-        let is_known = here.is_some_and(|session| session.epoch == epoch);
-        if let Some(record) = record.filter(|_| !is_known) {
-            if let Some(stale) = self.sessions.find(&client_id) {
-                self.let_go(stale);
-            }
-            let session = self.import(&client_id, epoch, *record);
-            self.catch_up(session);
-        } else if let Some(session) = self.sessions.find(&client_id)
-            && let Some(session) = self.sessions.get_mut(session)
-        {
-            session.epoch = epoch;
+        // The hub was asked before the session was handed over, and answered that it is here.
+        let is_stale = self.passing.contains_key(&epoch);
+        if !is_stale {
+            self.take_claimed(&client_id, epoch, record);
         }
         let phase = self.connections.get_mut(id).map(|connection| &mut connection.phase);
         let Some(Phase::AwaitingClaim(waiting)) = phase else {
-            return self.keep_unasked(&client_id, epoch);
+            if !is_stale {
+                self.keep_unasked(&client_id, epoch);
+            }
+            return;
         };
-        let Waiting { connect, assigned, data } = std::mem::take(&mut **waiting);
-        let let_in = decode_connect(&connect)
-            .map_err(Refusal::from)
-            .and_then(|c| self.let_in(id, &c, epoch, assigned.as_deref(), data.as_deref()));
+        let Waiting { connect: body, assigned, data, is_here } = std::mem::take(&mut **waiting);
+        let let_in = match decode_connect(&body) {
+            // Or the session has ended meanwhile: the hub is asked once more.
+            Ok(connect) if is_stale || is_here && self.sessions.find(&client_id).is_none() => {
+                return self.claim(id, &connect, &body, data);
+            }
+            Ok(connect) => self.let_in(id, &connect, epoch, assigned.as_deref(), data.as_deref()),
+            Err(error) => Err(Refusal::from(error)),
+        };
         if let Err(refusal) = let_in {
             self.keep_unasked(&client_id, epoch);
             return self.refuse(id, refusal);
@@ -73,6 +73,21 @@ impl Shard {
         self.read_inbox(id);
         if self.connections.get_mut(id).is_some_and(|c| c.resume(Pause::AwaitingAnswer)) {
             self.push(Output::ResumeReading { connection: id });
+        }
+    }
+
+    fn take_claimed(&mut self, client_id: &str, epoch: u64, record: Option<Box<SessionRecord>>) {
+        let here = self.sessions.find(client_id);
+        let session = here.and_then(|id| self.sessions.get_mut(id));
+        let is_known = session.as_ref().is_some_and(|session| session.epoch == epoch);
+        match (record, session) {
+            (Some(record), _) if !is_known => {
+                here.into_iter().for_each(|stale| self.let_go(stale));
+                let session = self.import(client_id, epoch, *record);
+                self.catch_up(session);
+            }
+            (_, Some(session)) => session.epoch = epoch,
+            (_, None) => {}
         }
     }
 
