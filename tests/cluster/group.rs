@@ -16,7 +16,7 @@ use std::{
 
 use libtest_mimic::Failed;
 
-use crate::harness::broker::{Process, free_port};
+use crate::harness::broker::{Process, free_port, own_name};
 
 /// How long what must come may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
@@ -103,7 +103,7 @@ impl Redis {
     ) -> Result<Self, Failed> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("octopus-cluster-{}-{number}", std::process::id());
+        let name = format!("octopus-cluster-{}-{number}", own_name());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory)?;
         let port = free_port();

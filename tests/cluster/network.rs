@@ -22,11 +22,10 @@ use super::{
     group::Redis,
     history::scene::{NODES, Place, Scene, Stage},
 };
+use crate::harness::broker::{INSIDE, own_name};
 
 type Case = fn() -> Result<(), Failed>;
 
-/// Set in the program that runs inside.
-const INSIDE: &str = "OCTOPUS_TEST_INSIDE";
 /// Acknowledgements of each publisher between two mishaps.
 const WHILE: usize = 60;
 const REDIS: &str = "redis";
@@ -55,7 +54,7 @@ fn inside(name: &str, case: Case) -> Result<(), Failed> {
         unshare.args(["--user", "--map-root-user"]);
     }
     unshare.arg(std::env::current_exe()?).arg(format!("cluster::{name}"));
-    unshare.args(["--exact", "--test-threads=1"]).env(INSIDE, "1");
+    unshare.args(["--exact", "--test-threads=1"]).env(INSIDE, format!("{}-{name}", own_name()));
     let output = unshare.output().map_err(|error| format!("unshare: {error}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() && said.contains("1 passed") {

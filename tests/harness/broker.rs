@@ -197,3 +197,12 @@ pub(crate) fn free_port() -> u16 {
         }
     }
 }
+
+/// In the environment of a program of tests that runs in a namespace for processes: its name among
+/// all on the machine, which its own number is not.
+pub(crate) const INSIDE: &str = "OCTOPUS_TEST_INSIDE";
+
+/// Tells what this process makes from what others make.
+pub(crate) fn own_name() -> String {
+    env::var(INSIDE).unwrap_or_else(|_| std::process::id().to_string())
+}

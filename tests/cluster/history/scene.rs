@@ -24,7 +24,7 @@ use super::{
     record::{Event, History, What},
     relay::Relay,
 };
-use crate::harness::broker::{Process, free_port};
+use crate::harness::broker::{Process, free_port, own_name};
 
 /// Names of the nodes.
 pub(crate) const NODES: [&str; 3] = ["A", "B", "C"];
@@ -441,7 +441,7 @@ impl Scene {
     fn keep_history(&self) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("octopus-history-{}-{number}.txt", std::process::id());
+        let name = format!("octopus-history-{}-{number}.txt", own_name());
         let path = std::env::temp_dir().join(name);
         let events = self.history.events();
         let line = |event: &Event| {
