@@ -67,8 +67,8 @@ pub struct Joined {
     config: Clustering,
     work: Work,
     events: mpsc::Receiver<Event>,
-    heeds: mpsc::UnboundedSender<Heed>,
-    heeds_out: mpsc::UnboundedReceiver<Heed>,
+    heeds: mpsc::Sender<Heed>,
+    heeds_out: mpsc::Receiver<Heed>,
     /// The group's retained messages; `None` if Redis was away.
     catch: Option<Catch>,
     counters: Counters,
@@ -88,7 +88,7 @@ impl Joined {
         let members = Members::new(link.clone(), keys.clone(), id, incarnation, lease);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let kept_until = watch::Sender::new(None);
-        let (heeds, heeds_out) = mpsc::unbounded_channel();
+        let (heeds, heeds_out) = mpsc::channel(1);
         let work = Work { link, keys, members, events: sender, look: Arc::default(), kept_until };
         let is_there = work.link.wait_up(REDIS_WAIT).await;
         let mut catch = None;
@@ -130,7 +130,7 @@ impl Joined {
 
     /// Whom the store asks to say when the shards have heard all it told them, and this is rid of
     /// what they let go.
-    pub fn heeds(&self) -> &mpsc::UnboundedSender<Heed> {
+    pub fn heeds(&self) -> &mpsc::Sender<Heed> {
         &self.heeds
     }
 

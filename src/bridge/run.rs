@@ -137,7 +137,7 @@ pub struct Bridge {
     pub(super) work: Work,
     events: mpsc::Receiver<Event>,
     /// The store's, who wants to know when the shards have heard it.
-    heeds: mpsc::UnboundedReceiver<Heed>,
+    heeds: mpsc::Receiver<Heed>,
     from_shards: mpsc::UnboundedReceiver<(ShardId, Envelope)>,
     pub(super) batches: mpsc::Sender<Vec<Op>>,
     pub(super) is_writing: bool,

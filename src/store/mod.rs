@@ -172,7 +172,7 @@ pub fn start(
     link: Link,
     shards: HubSender,
     kept_until: watch::Sender<Option<Instant>>,
-    heeds: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    heeds: mpsc::Sender<oneshot::Sender<()>>,
     opens: oneshot::Receiver<()>,
 ) -> (Store, JoinHandle<()>) {
     let redis = Redis::new(link.clone(), &settings, shards.clone());
@@ -528,7 +528,7 @@ async fn try_take_over(
 async fn tend(
     shared: Arc<Shared>,
     kept_until: watch::Sender<Option<Instant>>,
-    heeds: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    heeds: mpsc::Sender<oneshot::Sender<()>>,
 ) {
     let fence_after = shared.settings.fence_after();
     // Of a node that begins nobody has wanted anything.
@@ -552,7 +552,7 @@ async fn tend(
                 } else if has_lost || heeding.is_none() {
                     let (told, heeded) = oneshot::channel();
                     // The bridge has ended only if the node does.
-                    let _ = heeds.send(told);
+                    let _ = heeds.send(told).await;
                     heeding = Some(heeded);
                 }
             }
@@ -566,14 +566,15 @@ async fn tend(
         }
         // Whether it was called or not, it looks.
         let pause = fence_after / 5;
-        has_heeded = match &mut heeding {
-            Some(heeded) => tokio::time::timeout(pause, heeded).await.is_ok(),
+        let heard = match &mut heeding {
+            Some(heeded) => tokio::time::timeout(pause, heeded).await.ok(),
             None => {
                 let _ = tokio::time::timeout(pause, shared.called.notified()).await;
-                false
+                None
             }
         };
-        heeding = heeding.filter(|_| !has_heeded);
+        has_heeded = matches!(heard, Some(Ok(())));
+        heeding = heeding.filter(|_| heard.is_none());
     }
 }
 
