@@ -343,7 +343,10 @@ impl Shard {
     pub(crate) fn begin_haunting(&mut self, id: SessionRef, epoch: u64) {
         let Some(session) = self.sessions.get_ref(id) else { return };
         session.epoch = 0;
-        self.estates.ghosts.insert(session.client_id.clone(), Ghost { session: id, epoch });
+        let client_id = session.client_id.clone();
+        // The one of an earlier loss, if the client had begun anew.
+        self.banish_ghost(&client_id);
+        self.estates.ghosts.insert(client_id, Ghost { session: id, epoch });
         self.passing.insert(epoch, id);
         self.abandon_receipts(id);
     }

@@ -11,10 +11,15 @@ use octopus_engine::{
 use octopus_mqtt::QoS;
 
 const FILTER: &str = "m/#";
+const CONNECTION: ConnectionId = ConnectionId { slot: 0, generation: 1 };
+/// Of the client `c`, whose session is to last.
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01c";
 
 struct Bench {
     shard: Shard,
     now: Instant,
+    /// Writes to clients.
+    said: usize,
 }
 
 impl Bench {
@@ -22,7 +27,7 @@ impl Bench {
     fn new() -> Self {
         let recorded = Recorded { sessions: true, subscriptions: true, messages: true };
         let config = ShardConfig { cluster: true, recorded, ..ShardConfig::new(ShardId(0), 1, 1) };
-        let mut bench = Self { shard: Shard::new(config), now: Instant(1) };
+        let mut bench = Self { shard: Shard::new(config), now: Instant(1), said: 0 };
         let grant = Grant {
             qos: QoS::AtLeastOnce,
             no_local: false,
@@ -58,12 +63,30 @@ impl Bench {
     /// All that the hub is told.
     fn all_told(&mut self, input: Input<'_>) -> Vec<Envelope> {
         self.shard.handle(input, self.now);
-        let told = std::iter::from_fn(|| self.shard.poll()).filter_map(|output| match output {
-            Output::Send { to: Peer::Hub, envelope } => Some(envelope),
-            Output::Write { .. } => panic!("nothing is said to the client"),
-            _ => None,
-        });
-        told.collect()
+        let mut told = Vec::new();
+        while let Some(output) = self.shard.poll() {
+            match output {
+                Output::Send { to: Peer::Hub, envelope } => told.push(envelope),
+                Output::Write { .. } => self.said += 1,
+                _ => {}
+            }
+        }
+        told
+    }
+
+    /// The client connects; what the hub is told of that.
+    fn connect(&mut self) -> Vec<Envelope> {
+        self.hub(Envelope::Lease { until: Instant(u64::MAX) });
+        let (connection, bytes) = (CONNECTION, CONNECT);
+        let remote = Remote { listener: ListenerId(0), address: None, certificate: None };
+        self.all_told(Input::Opened { connection, remote });
+        self.all_told(Input::Received { connection, bytes })
+    }
+
+    fn claimed(&mut self, epoch: u64, record: Option<Box<SessionRecord>>) -> Vec<Envelope> {
+        let claimed = Claimed { connection: CONNECTION, client_id: "c".into(), epoch, record };
+        let envelope = Envelope::Claimed(Box::new(claimed));
+        self.all_told(Input::Envelope { from: Peer::Hub, envelope })
     }
 
     fn lose(&mut self) -> Vec<bool> {
@@ -117,27 +140,35 @@ fn it_wants_them_for_itself_if_the_session_comes_back() {
 }
 
 #[test]
-fn a_session_that_was_handed_over_while_the_hub_was_asked_for_it_is_asked_for_again() {
+fn of_two_losses_of_one_client_nothing_is_left() {
     let mut bench = Bench::new();
-    bench.hub(Envelope::Lease { until: Instant(u64::MAX) });
-    let connection = ConnectionId { slot: 0, generation: 1 };
-    let remote = Remote { listener: ListenerId(0), address: None, certificate: None };
-    bench.all_told(Input::Opened { connection, remote });
-    let connect = b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01c";
+    assert!(bench.lose().is_empty());
+    bench.connect();
+    bench.claimed(9, None);
+    assert_eq!((bench.said, bench.shard.stats().sessions), (1, 1));
+    let lost = Envelope::Disown { client_id: "c".into(), epoch: 9 };
+    let mut told = bench.hub(lost);
+    for epoch in [9, 7] {
+        told.extend(bench.know(epoch));
+    }
+    told.extend(bench.wait(Duration::from_millis(200)));
+    assert_eq!(told, [false]);
+}
+
+#[test]
+fn a_session_that_was_handed_over_while_the_hub_was_asked_for_it_is_asked_for_again() {
     let is_here = |told: Vec<Envelope>| match &told[..] {
         [Envelope::Claim(claim)] => claim.is_here,
         other => panic!("not one claim: {other:?}"),
     };
-    assert!(is_here(bench.all_told(Input::Received { connection, bytes: connect })));
+    let mut bench = Bench::new();
+    assert!(is_here(bench.connect()));
     let evict = Envelope::Evict { client_id: "c".into(), epoch: 7 };
     let told = bench.all_told(Input::Envelope { from: Peer::Hub, envelope: evict });
     assert!(told.iter().any(|envelope| matches!(envelope, Envelope::Surrendered(_))));
     // It is answered as it was then: that it is here, or to another connection, with all it had.
     for record in [None, Some(Box::default())] {
-        let claimed = Claimed { connection, client_id: "c".into(), epoch: 7, record };
-        let claimed = Envelope::Claimed(Box::new(claimed));
-        let told = bench.all_told(Input::Envelope { from: Peer::Hub, envelope: claimed });
-        assert!(!is_here(told));
+        assert!(!is_here(bench.claimed(7, record)));
     }
-    assert_eq!(bench.shard.stats().sessions, 0);
+    assert_eq!((bench.said, bench.shard.stats().sessions), (0, 0));
 }
