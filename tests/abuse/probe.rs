@@ -164,11 +164,12 @@ impl Pair {
         Ok(took)
     }
 
-    /// Talks for a while; none of the messages may take longer than a second.
+    /// Talks for a while; none of the messages may take longer than two seconds. Where the budget
+    /// is all but used up, publishers are read once a second only.
     pub(super) fn is_served(&mut self) -> Result<(), Failed> {
         for _ in 0..20 {
             let took = self.talk()?;
-            assert!(took < Duration::from_secs(1), "a message took {took:?} during the attack");
+            assert!(took < Duration::from_secs(2), "a message took {took:?} during the attack");
         }
         Ok(())
     }
