@@ -152,12 +152,14 @@ pub enum Envelope {
         round: u64,
     },
     /// Hub to the home shard: every node knows by now where the session went that this shard
-    /// had under this epoch. It comes behind all that they sent here before they knew.
+    /// had under this epoch. If it was handed over, this comes behind all that they sent here
+    /// before they knew; if it was lost, its new node has taken that.
     Known {
         epoch: u64,
         client_id: Box<str>,
     },
-    /// Hub to the home shard: ownership up to this epoch was lost; forget the session.
+    /// Hub to the home shard: ownership up to this epoch was lost; forget the session, but for
+    /// what it is subscribed to, until `Known`.
     Disown {
         client_id: Box<str>,
         epoch: u64,
